@@ -1,0 +1,78 @@
+"""Where things lie in S3: the one definition of every key and prefix."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+BASE_MODEL = "meta-llama/Llama-4-Scout-17B-16E-Instruct"
+DATASETS = "datasets/"
+DEFAULT_DATASET = DATASETS + "stanley.jsonl"
+BASE_MODELS = "base-models/"
+RUNS = "runs/"
+
+_S3_URI = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(?P<key>.*)")
+
+
+def base_model_prefix(model: str, weight_format: str = "bf16") -> str:
+    """Prefix of a base model's checkpoint folder in the artifact bucket."""
+    return f"{BASE_MODELS}{model}/{weight_format}/"
+
+
+@dataclass(frozen=True)
+class Run:
+    """The keys of one execution's folder in the artifact bucket; `runs/<name>/` alone reproduces the run.
+
+    `name` is the execution's name, or a JSONata expression's text where a state machine fills it in.
+    """
+
+    name: str
+
+    @property
+    def prefix(self) -> str:
+        return f"{RUNS}{self.name}/"
+
+    @property
+    def plan(self) -> str:
+        return self.prefix + "plan.json"
+
+    @property
+    def record(self) -> str:
+        return self.prefix + "run.json"
+
+    @property
+    def metrics(self) -> str:
+        return self.prefix + "metrics.json"
+
+    @property
+    def report(self) -> str:
+        return self.prefix + "report.html"
+
+    @property
+    def adapter(self) -> str:
+        return self.prefix + "adapter/"
+
+    @property
+    def checkpoints(self) -> str:
+        return self.prefix + "checkpoints/"
+
+    @property
+    def training(self) -> str:
+        """Where SageMaker writes `<job>/output/model/…` and `<job>/output/data/…`."""
+        return self.prefix + "training/"
+
+    def training_output(self, job: str) -> str:
+        """Prefix of what the job left in /opt/ml/model (uncompressed)."""
+        return f"{self.training}{job}/output/model/"
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """(bucket, key) of an S3 URI. Raises ValueError with the form that is expected."""
+    match = _S3_URI.fullmatch(uri)
+    if not match:
+        raise ValueError(f"{uri!r} is not an S3 URI; write s3://BUCKET/KEY")
+    return match["bucket"], match["key"]
+
+
+def uri(bucket: str, key: str) -> str:
+    return f"s3://{bucket}/{key}"
