@@ -1,0 +1,260 @@
+"""Bodies of the SageMaker calls: the one place that builds them.
+
+A value may be a JSONata expression's text (`{% $plan.image %}`), so that the state machine's Arguments at synth
+and a request made from Python have one shape. Tests hold each body against botocore's own service model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from heartbeat import metrics
+
+Body = dict[str, Any]
+Number = int | str
+
+ADAPTER_CHANNEL = "adapter"
+ADAPTER_PATH = f"/opt/ml/additional-model-data-sources/{ADAPTER_CHANNEL}"
+BASE_MODEL_PATH = "/opt/ml/model"
+TUNED_NAME = "stanley"
+BASE_NAME = "base"
+VARIANT = "main"
+CHECKPOINT_PATH = "/opt/ml/checkpoints"
+
+_GIB = 1024**3
+# AL2023 host image that carries the driver which CUDA 13 containers need.
+# Source: SageMaker "InferenceAmiVersion" reference, read 2026-11.
+INFERENCE_AMI = "al2023-ami-sagemaker-inference-gpu-4-1"
+
+
+def tags(*, environment: str, run: str) -> list[Body]:
+    """Tags of everything that a run creates."""
+    return [
+        {"Key": "heartbeat:environment", "Value": environment},
+        {"Key": "heartbeat:run", "Value": run},
+    ]
+
+
+def stopping_condition(*, max_runtime_seconds: int, use_spot: bool) -> Body:
+    """StoppingCondition; on spot the job may wait another hour for capacity.
+
+    SageMaker refuses MaxWaitTimeInSeconds without spot, and spot without it.
+    """
+    condition = {"MaxRuntimeInSeconds": max_runtime_seconds}
+    if use_spot:
+        condition["MaxWaitTimeInSeconds"] = max_runtime_seconds + 3600
+    return condition
+
+
+def volume_size_gib(*, base_model_bytes: float, dataset_bytes: float, at_least: int) -> int:
+    """EBS volume for the inputs once, the adapter and its checkpoints, with a fifth to spare.
+
+    Instances with NVMe disks ignore it. SageMaker's own limit is 16,384 GiB.
+    """
+    needed = math.ceil(1.2 * (base_model_bytes + dataset_bytes) / _GIB) + 20
+    return min(max(needed, at_least), 16384)
+
+
+def create_training_job(
+    *,
+    name: str,
+    image: str,
+    role_arn: str,
+    hyperparameters: Mapping[str, str] | str,
+    dataset_uri: str,
+    base_model_uri: str,
+    output_uri: str,
+    checkpoint_uri: str,
+    kms_key_arn: str,
+    instance_type: str,
+    volume_size: Number,
+    stopping: Mapping[str, int] | str,
+    use_spot: bool | str,
+    job_tags: Sequence[Mapping[str, str]],
+) -> Body:
+    """CreateTrainingJob: one instance, File mode, no network in the container, uncompressed output.
+
+    `volume_size` in GiB. Network isolation: SageMaker itself moves the data, so the trainer needs neither the
+    internet nor credentials.
+    """
+    return {
+        "TrainingJobName": name,
+        "AlgorithmSpecification": {
+            "TrainingImage": image,
+            "TrainingInputMode": "File",
+            "EnableSageMakerMetricsTimeSeries": True,
+            "MetricDefinitions": metrics.definitions(),
+        },
+        "RoleArn": role_arn,
+        "HyperParameters": hyperparameters,
+        "InputDataConfig": [
+            _channel("training", dataset_uri),
+            _channel("model", base_model_uri),
+        ],
+        "OutputDataConfig": {
+            "S3OutputPath": output_uri,
+            "KmsKeyId": kms_key_arn,
+            "CompressionType": "NONE",
+        },
+        "CheckpointConfig": {"S3Uri": checkpoint_uri, "LocalPath": CHECKPOINT_PATH},
+        "ResourceConfig": {
+            "InstanceType": instance_type,
+            "InstanceCount": 1,
+            "VolumeSizeInGB": volume_size,
+        },
+        "StoppingCondition": stopping,
+        "EnableManagedSpotTraining": use_spot,
+        "EnableNetworkIsolation": True,
+        "EnableInterContainerTrafficEncryption": False,
+        # Service faults only (InternalServerError); MaxRuntimeInSeconds covers all attempts together.
+        "RetryStrategy": {"MaximumRetryAttempts": 1},
+        "Tags": list(job_tags),
+    }
+
+
+def _channel(name: str, uri: str) -> Body:
+    return {
+        "ChannelName": name,
+        "DataSource": {
+            "S3DataSource": {
+                "S3DataType": "S3Prefix",
+                "S3Uri": uri,
+                "S3DataDistributionType": "FullyReplicated",
+            }
+        },
+        "InputMode": "File",
+    }
+
+
+def serving_environment(
+    *, max_lora_rank: Number, max_model_len: Number, tensor_parallel: Number
+) -> dict[str, str]:
+    """Environment of the vLLM container: SM_VLLM_X_Y=v becomes vLLM's `--x-y v` (numbers as text)."""
+    return {
+        "SM_VLLM_MODEL": BASE_MODEL_PATH,
+        "SM_VLLM_SERVED_MODEL_NAME": BASE_NAME,
+        "SM_VLLM_ENABLE_LORA": "true",
+        "SM_VLLM_LORA_MODULES": f"{TUNED_NAME}={ADAPTER_PATH}",
+        "SM_VLLM_MAX_LORA_RANK": str(max_lora_rank),
+        "SM_VLLM_MAX_MODEL_LEN": str(max_model_len),
+        "SM_VLLM_TENSOR_PARALLEL_SIZE": str(tensor_parallel),
+        "SM_VLLM_ENABLE_AUTO_TOOL_CHOICE": "true",
+        "SM_VLLM_TOOL_CALL_PARSER": "llama4_pythonic",
+    }
+
+
+def container(
+    *, image: str, base_model_uri: str, adapter_uri: str, environment: Mapping[str, str] | str
+) -> Body:
+    """ContainerDefinition: the base uncompressed at /opt/ml/model, the adapter beside it."""
+    return {
+        "Image": image,
+        "ModelDataSource": {"S3DataSource": _model_source(base_model_uri)},
+        "AdditionalModelDataSources": [
+            {"ChannelName": ADAPTER_CHANNEL, "S3DataSource": _model_source(adapter_uri)}
+        ],
+        "Environment": environment,
+    }
+
+
+def _model_source(uri: str) -> Body:
+    return {"S3Uri": uri, "S3DataType": "S3Prefix", "CompressionType": "None"}
+
+
+def create_model_package(
+    *,
+    group: str,
+    description: str,
+    image: str,
+    adapter_uri: str,
+    approval: str,
+    metadata: Mapping[str, str],
+) -> Body:
+    """CreateModelPackage: one version in the registry for each adapter that passed the gate.
+
+    The package holds the adapter; the base is named in the metadata (a registry copy of 217 GB each run would
+    be waste). No Tags: SageMaker takes them on the group, not on a version.
+    """
+    return {
+        "ModelPackageGroupName": group,
+        "ModelPackageDescription": description,
+        "InferenceSpecification": {
+            "Containers": [
+                {"Image": image, "ModelDataSource": {"S3DataSource": _model_source(adapter_uri)}}
+            ],
+            "SupportedContentTypes": ["application/json"],
+            "SupportedResponseMIMETypes": ["application/json"],
+        },
+        "ModelApprovalStatus": approval,
+        "CustomerMetadataProperties": dict(metadata),
+    }
+
+
+def create_model(
+    *,
+    name: str,
+    role_arn: str,
+    primary_container: Mapping[str, Any],
+    model_tags: Sequence[Mapping[str, str]],
+) -> Body:
+    """CreateModel without network access from the container."""
+    return {
+        "ModelName": name,
+        "ExecutionRoleArn": role_arn,
+        "PrimaryContainer": dict(primary_container),
+        "EnableNetworkIsolation": True,
+        "Tags": list(model_tags),
+    }
+
+
+def create_endpoint_config(
+    *,
+    name: str,
+    model: str,
+    instance_type: str,
+    config_tags: Sequence[Mapping[str, str]],
+) -> Body:
+    """CreateEndpointConfig with the longest start-up and download times that SageMaker allows (3,600 s).
+
+    No KmsKeyId: every instance that holds Scout has local NVMe disks, which encrypt in hardware, and
+    SageMaker refuses a key for those.
+    """
+    return {
+        "EndpointConfigName": name,
+        "ProductionVariants": [
+            {
+                "VariantName": VARIANT,
+                "ModelName": model,
+                "InstanceType": instance_type,
+                "InitialInstanceCount": 1,
+                "InitialVariantWeight": 1,
+                "ModelDataDownloadTimeoutInSeconds": 3600,
+                "ContainerStartupHealthCheckTimeoutInSeconds": 3600,
+                "InferenceAmiVersion": INFERENCE_AMI,
+            }
+        ],
+        "Tags": list(config_tags),
+    }
+
+
+def create_endpoint(*, name: str, config: str, endpoint_tags: Sequence[Mapping[str, str]]) -> Body:
+    return {"EndpointName": name, "EndpointConfigName": config, "Tags": list(endpoint_tags)}
+
+
+def update_endpoint(*, name: str, config: str) -> Body:
+    """UpdateEndpoint: SageMaker starts the new fleet beside the old one and keeps the old one if it fails."""
+    return {"EndpointName": name, "EndpointConfigName": config}
+
+
+def chat(
+    *, model: str, messages: Sequence[Mapping[str, Any]], max_tokens: int = 256, temperature: float = 0.0
+) -> Body:
+    """OpenAI-style chat body of InvokeEndpoint. `model` is TUNED_NAME (adapter on) or BASE_NAME."""
+    return {
+        "model": model,
+        "messages": [dict(message) for message in messages],
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+    }

@@ -1,0 +1,67 @@
+"""State `Check dataset`: the execution's input and every line of its dataset, before anything is spent."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+import aws
+from heartbeat import dataset, layout
+from heartbeat.execution import InputError, RunRequest
+from heartbeat.failures import DatasetInvalid, InputInvalid
+
+_CHUNK_BYTES = 1 << 20
+_SHOWN_FINDINGS = 5
+
+
+def handler(event: aws.Event, _context: object) -> dict[str, Any]:
+    try:
+        request = RunRequest.parse(event["input"], event["defaults"])
+    except InputError as error:
+        raise InputInvalid(str(error)) from None
+    bucket, key = layout.split_uri(request.dataset)
+    _refuse_foreign(bucket, request.dataset)
+    report = dataset.check(_lines(bucket, key))
+    aws.write_json(aws.run_of(event).prefix + "dataset.json", report.to_dict())
+    if not report.ok:
+        raise DatasetInvalid(_sentence(request.dataset, report))
+    return {"run": request.to_dict(), "dataset": report.stats.to_dict()}
+
+
+def _refuse_foreign(bucket: str, uri: str) -> None:
+    allowed = os.environ["DATASET_BUCKETS"].split(",")
+    if bucket not in allowed:
+        raise InputInvalid(
+            f"dataset={uri!r} is in a bucket that this app may not read; use {' or '.join(allowed)}, or add"
+            " the bucket to extra_dataset_buckets in cdk.json and deploy"
+        )
+
+
+def _lines(bucket: str, key: str) -> Iterator[bytes]:
+    s3 = aws.client("s3")
+    # SageMaker's S3Prefix would also take FILE.jsonl.bak: a neighbour must not slip into the training data.
+    found = s3.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=2).get("Contents", [])
+    names = [item["Key"] for item in found]
+    if key not in names:
+        raise DatasetInvalid(
+            f"s3://{bucket}/{key} does not exist; upload it with `aws s3 cp FILE s3://{bucket}/{key}` or name"
+            " another in the input's dataset"
+        )
+    if len(names) > 1:
+        other = next(name for name in names if name != key)
+        raise DatasetInvalid(f"s3://{bucket}/{other} begins with the dataset's name; rename it, or it is trained on too")
+    try:
+        yield from s3.get_object(Bucket=bucket, Key=key)["Body"].iter_lines(_CHUNK_BYTES)
+    except ClientError as error:
+        if aws.is_missing(error):
+            raise DatasetInvalid(f"s3://{bucket}/{key} was removed while it was read") from error
+        raise
+
+
+def _sentence(uri: str, report: dataset.DatasetReport) -> str:
+    errors = [finding for finding in report.findings if finding.severity == "error"][:_SHOWN_FINDINGS]
+    lines = [f"line {finding.line}: {finding.message}" for finding in errors]
+    return f"{uri} has {report.num_errors} error(s). " + "; ".join(lines)

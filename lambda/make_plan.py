@@ -1,0 +1,93 @@
+"""State `Plan`: memory, hours and dollars of this run on each instance asked for; refuses what cannot work."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import aws
+from heartbeat import catalog, layout, requests
+from heartbeat.dataset import DatasetStats
+from heartbeat.failures import InputInvalid, PlanRefused
+from heartbeat.job import SettingError, resolve
+from heartbeat.plan import Candidate, plan_run, plan_serving
+from heartbeat.scout import SCOUT, ModelShape
+
+MAX_MODEL_LEN = 8192
+"""Context of the endpoint, tokens: twice the card's MAX_LENGTH, so that a long prompt leaves room to answer."""
+
+
+def handler(event: aws.Event, _context: object) -> dict[str, Any]:
+    run, folder = event["run"], layout.base_model_prefix(os.environ["BASE_MODEL"])
+    config = aws.read_json(folder + "config.json")
+    shape = ModelShape.from_config(config) if config else SCOUT
+    stats = DatasetStats.from_dict(event["dataset"])
+    try:
+        job, sources = resolve(
+            ("execution input", {"MAX_RUNTIME_SECONDS": run["max_runtime_seconds"], **run["hyperparameters"]}),
+            ("training_defaults.json", aws.read_json(folder + "training_defaults.json") or {}),
+        )
+        plan = plan_run(
+            shape=shape,
+            stats=stats,
+            job=job,
+            catalog=catalog.load(),
+            instance_types=run["instance_types"],
+            max_runtime_seconds=job.max_runtime_seconds,
+            budget_usd=run["budget_usd"],
+            use_spot=run["use_spot"],
+        )
+        serving = plan_serving(
+            shape=shape,
+            catalog=catalog.load(),
+            instance_types=os.environ["SERVING_INSTANCE_TYPES"].split(","),
+            max_model_len=MAX_MODEL_LEN,
+        )
+    except (SettingError, catalog.UnknownInstance) as error:
+        raise InputInvalid(str(error)) from None
+    record = {
+        **plan.to_dict(),
+        "hyperparameters": job.to_hyperparameters(),
+        "hyperparameter_sources": sources,
+        "base_model": {"name": os.environ["BASE_MODEL"], "config_found": config is not None},
+        "serving": serving.to_dict(),
+    }
+    aws.write_json(aws.run_of(event).plan, record)
+    if not plan.feasible:
+        raise PlanRefused(plan.refusal)
+    if run["deploy"] and serving.refusal:
+        raise PlanRefused(f"{serving.refusal} Set deploy to false to train without an endpoint.")
+    volume = requests.volume_size_gib(
+        base_model_bytes=shape.bytes_bf16,
+        dataset_bytes=stats.bytes,
+        at_least=int(os.environ["VOLUME_SIZE_GIB"]),
+    )
+    return {
+        "candidates": [_candidate(item, job.to_hyperparameters(), volume) for item in plan.candidates],
+        "warnings": list(plan.warnings),
+        "serving": {
+            "instance_type": serving.instance_type,
+            "environment": requests.serving_environment(
+                max_lora_rank=job.lora_r,
+                max_model_len=MAX_MODEL_LEN,
+                tensor_parallel=serving.tensor_parallel,
+            ),
+        },
+    }
+
+
+def _candidate(item: Candidate, hyperparameters: dict[str, str], volume: int) -> dict[str, Any]:
+    """What `Train` needs of one ranked instance; the stop is never above what the plan allows."""
+    price = {} if item.usd_per_hour is None else {"USD_PER_HOUR": f"{item.usd_per_hour:g}"}
+    return {
+        "instance_type": item.instance_type,
+        "mode": item.mode,
+        "volume_size_gib": volume,
+        "max_runtime_seconds": item.max_runtime_seconds,
+        "hyperparameters": {
+            **hyperparameters,
+            "MODE": item.mode,
+            "MAX_RUNTIME_SECONDS": str(item.max_runtime_seconds),
+            **price,
+        },
+    }
