@@ -1,0 +1,53 @@
+"""The CDK app: reads the context once, composes the stacks, checks them. Makes no call to AWS.
+
+cdk deploy --all -c environment=prod
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import stacks  # noqa: F401  (before aws_cdk: it chooses the Node that runs the CDK)
+
+# isort: split
+
+import aws_cdk as cdk
+from cdk_nag import AwsSolutionsChecks
+
+from heartbeat.job import SettingError
+from stacks import bundling
+from stacks.registry import Registry
+from stacks.settings import Settings
+from stacks.storage import Storage
+
+
+def compose(app: cdk.App, settings: Settings) -> None:
+    """Adds the environment's stacks and the checks that each synth must pass."""
+    prefix = f"HeartBeat-{settings.environment}"
+    storage = Storage(app, f"{prefix}-Storage", settings=settings)
+    registry = Registry(app, f"{prefix}-Registry", settings=settings, key=storage.key)
+    for stack in (storage, registry):
+        stack.termination_protection = settings.termination_protection
+        for key, value in settings.all_tags.items():
+            stack.add_stack_tag(key, value)
+    for key, value in settings.all_tags.items():
+        cdk.Tags.of(app).add(key, value)
+    cdk.Validations.of(app).add_plugins(AwsSolutionsChecks(app))
+
+
+def main() -> None:
+    # What the CDK's command line passes wins over this; with it, a plain `python app.py` and the tests
+    # synthesise what `cdk synth` does.
+    app = cdk.App(context=json.loads((bundling.ROOT / "cdk.json").read_text())["context"])
+    try:
+        settings = Settings.from_context(app.node, app.node.try_get_context("environment") or "dev")
+    except SettingError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    compose(app, settings)
+    app.synth()
+
+
+if __name__ == "__main__":
+    main()
