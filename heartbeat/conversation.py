@@ -1,0 +1,150 @@
+"""One row of a dataset: a chat in OpenAI's form, its identity and its length in tokens.
+
+    {"messages": [{"role": "system", "content": "…"},                 optional, first only
+                  {"role": "user", "content": "…"},
+                  {"role": "assistant", "content": null, "tool_calls": [{"id": "c1", "type": "function",
+                      "function": {"name": "search", "arguments": "{\\"query\\": \\"…\\"}"}}]},
+                  {"role": "tool", "tool_call_id": "c1", "content": "…"},
+                  {"role": "assistant", "content": "…", "weight": 1}],
+     "tools": [{"type": "function", "function": {"name": "search", "parameters": {…}}}]}
+
+`arguments` may be an object or its JSON text; `tools` and `weight` (1 trains on the turn, 0 does not) are
+optional; a further key, of the row or of a message, is kept and ignored. `heartbeat.row_rules` has the rules.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+Row = dict[str, Any]
+
+BYTES_PER_TOKEN = 4.0
+TOKENS_PER_MESSAGE = 5
+
+_DEEPEST = 64  # Levels of nesting; a chat has seven, and its tools' schemas a few more.
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class RowError(ValueError):
+    """A line that is no row at all; `code` is "encoding", "not_json" or "not_an_object"."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, kw_only=True)
+class Length:
+    """A row's estimated length in tokens, and how many of them the loss is taken on."""
+
+    tokens: int
+    supervised_tokens: int
+
+
+def parse(line: bytes) -> Row:
+    """The row that a line holds. Raises RowError for what is not one JSON object in UTF-8."""
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        byte = f"byte 0x{line[error.start]:02x} at {error.start}"
+        raise RowError("encoding", f"{byte} is not UTF-8; save the file as UTF-8") from None
+    row = loads(text)
+    if not isinstance(row, dict):
+        raise RowError("not_an_object", f'is {kind(row)}; write one object a line: {{"messages": […]}}')
+    return row
+
+
+def loads(text: str) -> Any:
+    """The value of a JSON text that every other tool can read too: finite numbers, whole characters.
+
+    Raises RowError.
+    """
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise RowError("not_json", "is nested too deeply; write one JSON object a line") from None
+    except json.JSONDecodeError as error:
+        place = f"{error.msg} at column {error.colno}"
+        raise RowError("not_json", f"is not JSON: {place}; write one JSON object a line") from None
+    except ValueError as error:
+        raise RowError("not_json", f"is not JSON: {error}; write one JSON object a line") from None
+    if not _is_shallow(value, _DEEPEST):
+        raise RowError("not_json", f"is nested over {_DEEPEST} levels deep; write one JSON object a line")
+    if _LONE_SURROGATE.search(json.dumps(value, ensure_ascii=False)):
+        raise RowError("encoding", "has half a surrogate pair (\\ud800-\\udfff); write the whole character")
+    return value
+
+
+def fingerprint(row: Mapping[str, Any]) -> bytes:
+    """Digest of what a sound row says: the same for another order of keys, other call ids or extra keys."""
+    said = [
+        [message["role"], message.get("content") or "", [_call_said(call) for call in tool_calls(message)]]
+        for message in row["messages"]
+    ]
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).digest()
+
+
+def length(row: Mapping[str, Any]) -> Length:
+    """Estimated length of a sound row: text by BYTES_PER_TOKEN, TOKENS_PER_MESSAGE around each message."""
+    tools = row.get("tools")
+    tokens = 1 + (_estimate(json.dumps(tools, ensure_ascii=False)) if tools else 0)
+    supervised = 0
+    for message in row["messages"]:
+        calls = "".join(json.dumps(_call_said(call), ensure_ascii=False) for call in tool_calls(message))
+        said = _estimate((message.get("content") or "") + calls)
+        tokens += said + TOKENS_PER_MESSAGE
+        if is_supervised(message):
+            supervised += said + 1  # The end-of-turn token is learned too; the header is given.
+    return Length(tokens=tokens, supervised_tokens=supervised)
+
+
+def tool_calls(message: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The message's tool calls; empty where it has none, or null."""
+    return message.get("tool_calls") or ()
+
+
+def arguments(call: Mapping[str, Any]) -> dict[str, Any]:
+    """A sound tool call's arguments as an object, whether it holds them so or as JSON text."""
+    given = call["function"]["arguments"]
+    found: dict[str, Any] = json.loads(given) if isinstance(given, str) else given
+    return found
+
+
+def is_supervised(message: Mapping[str, Any]) -> bool:
+    """Whether the loss is taken on this message: an assistant's, unless its `weight` is 0."""
+    return bool(message["role"] == "assistant" and message.get("weight", 1) != 0)
+
+
+def kind(value: Any) -> str:
+    """What a JSON value is, in words: "a list", "an empty object", "null"."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, dict):
+        return "an object" if value else "an empty object"
+    if isinstance(value, list):
+        return "a list" if value else "an empty list"
+    return "a text" if isinstance(value, str) else "a number"
+
+
+def _call_said(call: Mapping[str, Any]) -> list[Any]:
+    return [call["function"]["name"], arguments(call)]
+
+
+def _estimate(text: str) -> int:
+    return round(len(text.encode()) / BYTES_PER_TOKEN)
+
+
+def _is_shallow(value: Any, levels: int) -> bool:
+    if not isinstance(value, (dict, list)):
+        return True
+    parts = value.values() if isinstance(value, dict) else value
+    return levels > 0 and all(_is_shallow(part, levels - 1) for part in parts)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")

@@ -1,0 +1,211 @@
+"""The rules that a row of a dataset must follow, each with a message that says what is wrong and the fix."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import keyword
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from heartbeat.conversation import RowError, is_supervised, kind, loads, tool_calls
+
+Severity = Literal["error", "warning"]
+
+ROLES = ("system", "user", "assistant", "tool")
+
+_OTHER_ROLES = {
+    "human": "user",
+    "gpt": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+    "developer": "system",
+    "function": "tool",
+    "ipython": "tool",
+}
+_NEXT = {"system": ("user",), "user": ("assistant",), "assistant": ("user",), "tool": ("assistant",)}
+_CALL = '{"type": "function", "function": {"name": …, "arguments": …}}'
+_TOOL = '{"type": "function", "function": {"name": …, "parameters": {…}}}'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What is wrong with a row: a code for programs, words with the fix for people."""
+
+    code: str
+    message: str
+    severity: Severity = "error"
+
+
+def problems(row: Mapping[str, Any]) -> Iterator[Problem]:
+    """Everything that is wrong with a row, in its own order."""
+    messages = row.get("messages")
+    if not isinstance(messages, list) or not messages:
+        yield _error("no_messages", _without_messages(row, messages))
+        return
+    declared = yield from _declared_tools(row.get("tools"))
+    sound = True
+    for i, message in enumerate(messages):
+        for problem in _message(f"messages[{i}]", message, declared):
+            sound = sound and problem.severity == "warning"
+            yield problem
+    if sound:  # The order of messages that are wrong themselves would only repeat what was said.
+        yield from _order(messages)
+        yield from _supervision(messages)
+
+
+def _message(at: str, message: Any, declared: frozenset[str] | None) -> Iterator[Problem]:
+    if not isinstance(message, dict):
+        yield _error("bad_message", f"{at} is {kind(message)}; write an object with role and content")
+        return
+    role = message.get("role")
+    if role not in ROLES:
+        hint = _OTHER_ROLES.get(role) if isinstance(role, str) else None
+        fix = f"write {hint!r}" if hint else f"the roles are {', '.join(ROLES)}"
+        yield _error("bad_role", f"{at} has role {_shown(role)}; {fix}")
+        return
+    calls = message.get("tool_calls")
+    if calls and role != "assistant":
+        yield _error("bad_tool_call", f"{at} has role {role} and tool_calls; give them to the assistant")
+    elif calls:
+        yield from _tool_calls(at, calls, declared)
+    yield from _content(at, message)
+    weight = message.get("weight")
+    if weight is not None and (isinstance(weight, bool) or weight not in (0, 1)):
+        yield _error("bad_weight", f"{at} has weight {_shown(weight)}; write 1 to train on it or 0 not to")
+
+
+def _content(at: str, message: Mapping[str, Any]) -> Iterator[Problem]:
+    role, content = message["role"], message.get("content")
+    calls = message.get("tool_calls")
+    if isinstance(content, str):
+        # A tool may well have nothing to say; nobody else may.
+        if not content.strip() and role != "tool" and not calls:
+            yield _error("empty_content", f"{at} ({role}) is empty; write its text or drop the row")
+    elif content is not None:
+        yield _error("bad_content", f"{at} ({role}) has {kind(content)} as content; write it as one text")
+    elif "function_call" in message:
+        yield _error("bad_content", f"{at} has function_call, the old form; write tool_calls")
+    elif role != "assistant" or not calls:
+        fix = "only an assistant that calls tools may leave it out"
+        yield _error("empty_content", f"{at} ({role}) has no content; {fix}")
+
+
+def _tool_calls(at: str, calls: Any, declared: frozenset[str] | None) -> Iterator[Problem]:
+    if not isinstance(calls, list):
+        yield _error("bad_tool_call", f"{at}.tool_calls is {kind(calls)}; write a list of calls")
+        return
+    for i, call in enumerate(calls):
+        where = f"{at}.tool_calls[{i}]"
+        name = _function_name(call)
+        if name is None:
+            yield _error("bad_tool_call", f"{where} names no function; write {_CALL}")
+            continue
+        if declared is not None and name not in declared:
+            near = difflib.get_close_matches(name[:64], declared, n=1)
+            fix = f"did you mean {near[0]!r}?" if near else "add it to tools or drop the call"
+            yield _error("undeclared_tool", f"{where} calls {_shown(name)}, which is not in tools; {fix}")
+        yield from _arguments(where, name, call["function"].get("arguments"))
+
+
+def _arguments(where: str, tool: str, given: Any) -> Iterator[Problem]:
+    found = given
+    if isinstance(given, str):
+        try:
+            found = loads(given)
+        except RowError:
+            found = None
+    if not isinstance(found, dict):
+        fix = "not a JSON object; write {} for none"
+        yield _error("bad_arguments", f"{where} has arguments {_shown(given)}, {fix}")
+        return
+    unfit = [name for name in (tool, *found) if not name.isidentifier() or keyword.iskeyword(name)]
+    if unfit:
+        # The endpoint's parser, llama4_pythonic, reads calls as Python: name(key=value).
+        fix = "is no Python name, so the endpoint could not read the call; rename it"
+        yield _warning("unservable_name", f"{where}: {_shown(unfit[0])} {fix}")
+
+
+def _declared_tools(tools: Any) -> Generator[Problem, None, frozenset[str] | None]:
+    """Yields what is wrong with `tools`; returns the names in it, None where the row does not say."""
+    if tools is None:
+        return None
+    if not isinstance(tools, list):
+        yield _error("bad_tools", f"tools is {kind(tools)}; write a list of {_TOOL}")
+        return None
+    names = [_function_name(tool) for tool in tools]
+    if None in names:
+        yield _error("bad_tools", f"tools[{names.index(None)}] names no function; write {_TOOL}")
+        return None
+    return frozenset(name for name in names if name is not None)
+
+
+def _function_name(entry: Any) -> str | None:
+    function = entry.get("function") if isinstance(entry, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    return name if isinstance(name, str) and name else None
+
+
+def _order(messages: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
+    """The first message that is out of turn: what follows it would only be out of turn as well."""
+    expected: tuple[str, ...] = ("system", "user")
+    waiting: list[Any] = []  # ids of the calls whose result is yet to come; None for a call without id
+    for i, message in enumerate(messages):
+        role, at = message["role"], f"messages[{i}]"
+        if role == "tool":
+            call_id = message.get("tool_call_id")
+            if not waiting:
+                fix = "but no call waits for one; put the call before it"
+                yield _error("tool_result_without_call", f"{at} is a tool's result, {fix}")
+                return
+            if call_id is not None and None not in waiting and call_id not in waiting:
+                fix = f"the calls that wait are {_shown(waiting)}"
+                yield _error("tool_result_without_call", f"{at} answers call {_shown(call_id)}; {fix}")
+                return
+            waiting.remove(call_id if call_id in waiting else waiting[0])
+        elif waiting:
+            fix = f"but {len(waiting)} tool call(s) before it have no result; add a tool message for each"
+            yield _error("tool_call_without_result", f"{at} has role {role}, {fix}")
+            return
+        elif role not in expected:
+            fix = f"where {' or '.join(expected)} must come; reorder or merge them"
+            yield _error("bad_order", f"{at} has role {role} {fix}")
+            return
+        if role == "assistant":
+            waiting = [call.get("id") for call in tool_calls(message)]
+        expected = _NEXT[role]
+
+
+def _supervision(messages: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
+    role = messages[-1]["role"]
+    if not any(message["role"] == "assistant" for message in messages):
+        yield _error("no_assistant", "has no assistant turn, so nothing to learn from; add the answer")
+    elif not any(is_supervised(message) for message in messages):
+        yield _error("no_assistant", "has weight 0 on every assistant turn; give one weight 1")
+    elif role != "assistant":
+        fix = "which trains nothing; add the answer or drop the message"
+        yield _warning("unanswered", f"ends with a message of role {role}, {fix}")
+
+
+def _without_messages(row: Mapping[str, Any], messages: Any) -> str:
+    if "conversations" in row:
+        return "has conversations (ShareGPT's form); write messages with role and content"
+    if messages is not None:
+        return f"has {kind(messages)} as messages; write a list of a user's and an assistant's at least"
+    near = difflib.get_close_matches("messages", [key for key in row if len(key) < 32], n=1)
+    form = '{"messages": [{"role": "user", "content": "…"}, …]}'
+    return f"has no messages; {f'rename {near[0]!r}' if near else f'write {form}'}"
+
+
+def _error(code: str, message: str) -> Problem:
+    return Problem(code=code, message=message)
+
+
+def _warning(code: str, message: str) -> Problem:
+    return Problem(code=code, message=message, severity="warning")
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
