@@ -1,9 +1,6 @@
-"""Where the training image lies and how AWS builds it, and which image serves."""
+"""Where the training image lies, and how AWS builds it."""
 
 from __future__ import annotations
-
-import re
-from dataclasses import dataclass
 
 import aws_cdk as cdk
 from aws_cdk import aws_codebuild as codebuild
@@ -12,7 +9,6 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_s3_assets as s3_assets
-from aws_cdk import region_info
 from constructs import Construct
 
 from stacks import bundling
@@ -43,7 +39,7 @@ _PUSH_ACTIONS = [
 
 
 class Registry(cdk.Stack):
-    """`repository`, `image_tag` (hash of the image's source) and `build_project`, which builds and pushes it.
+    """`repository`, `image_tag` (hash of the image's source), `build_project`, `build_log_group`.
 
     A deploy builds nothing; the first execution that finds no image under `image_tag` starts the project.
     """
@@ -67,7 +63,7 @@ class Registry(cdk.Stack):
         )
         self._source = s3_assets.Asset(self, "TrainingImageSource", path=str(bundling.stage_training_image()))
         self.image_tag = self._source.asset_hash
-        self._log_group = logs.LogGroup(
+        self.build_log_group = logs.LogGroup(
             self, "BuildLog", retention=settings.log_retention, removal_policy=settings.removal_policy
         )
         self.build_project = self._project(key)
@@ -97,7 +93,7 @@ class Registry(cdk.Stack):
             },
             encryption_key=key,
             logging=codebuild.LoggingOptions(
-                cloud_watch=codebuild.CloudWatchLoggingOptions(log_group=self._log_group)
+                cloud_watch=codebuild.CloudWatchLoggingOptions(log_group=self.build_log_group)
             ),
             timeout=cdk.Duration.hours(1),
             queued_timeout=cdk.Duration.minutes(30),
@@ -118,7 +114,7 @@ class Registry(cdk.Stack):
         statements = [
             (["s3:GetObject", "s3:GetObjectVersion"], source),
             (_PUSH_ACTIONS, self.repository.repository_arn),
-            (["logs:CreateLogStream", "logs:PutLogEvents"], self._log_group.log_group_arn),
+            (["logs:CreateLogStream", "logs:PutLogEvents"], self.build_log_group.log_group_arn),
             (["ecr:GetAuthorizationToken"], "*"),  # an account-wide call: IAM knows no resource for it
         ]
         for actions, resource in statements:
@@ -128,31 +124,3 @@ class Registry(cdk.Stack):
             {"AwsSolutions-IAM5[Resource::*]": "ecr:GetAuthorizationToken has no resource to be limited to."},
         )
         return role
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServingImage:
-    uri: str
-    repository_arn: str
-
-
-_ECR_URI = re.compile(
-    r"(?:(?P<account>\d{12})\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.[a-z.]+/)?(?P<name>[a-z0-9._/-]+)[:@].+"
-)
-
-
-def serving_image(stack: cdk.Stack, image: str) -> ServingImage:
-    """The image of `settings.vllm_image`, for use in `stack`.
-
-    A bare `name:tag` is in the registry of AWS Deep Learning Containers, whose account differs by Region: the
-    template carries the table, so that it deploys to any Region in it.
-    """
-    match = _ECR_URI.fullmatch(image)
-    if match is None:
-        raise ValueError(f"{image!r} is neither name:tag nor an image of Amazon ECR")
-    account = match["account"] or stack.regional_fact(region_info.FactName.DLC_REPOSITORY_ACCOUNT)
-    region = match["region"] or stack.region
-    return ServingImage(
-        uri=image if match["account"] else f"{account}.dkr.ecr.{region}.{stack.url_suffix}/{image}",
-        repository_arn=f"arn:{stack.partition}:ecr:{region}:{account}:repository/{match['name']}",
-    )

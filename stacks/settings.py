@@ -52,7 +52,9 @@ _ENDPOINT = re.compile(r"[A-Za-z0-9](-*[A-Za-z0-9]){0,62}")
 _INSTANCE = re.compile(r"ml\.[a-z0-9-]+\.[a-z0-9]+")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
-_IMAGE = re.compile(r"([\w.-]+/)?[a-z0-9][a-z0-9._/-]*(:[\w][\w.-]*|@sha256:[0-9a-f]{64})")
+_IMAGE = re.compile(
+    r"(\d{12}\.dkr\.ecr\.[a-z0-9-]+\.[a-z.]+/)?[a-z0-9][a-z0-9._/-]*(:\w[\w.-]*|@sha256:[0-9a-f]{64})"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +177,7 @@ class Settings:
             "project": (_PROJECT, "be a tag value of letters, digits, spaces and . _ / = + @ -"),
             "base_model": (_MODEL, f"be a Hugging Face model id like {layout.BASE_MODEL}"),
             "endpoint_name": (_ENDPOINT, "be 1 to 63 letters, digits and single hyphens"),
-            "vllm_image": (_IMAGE, "be an image with its tag or digest, like vllm:0.30.0-gpu"),
+            "vllm_image": (_IMAGE, "be an image of Amazon ECR with its tag or digest, like vllm:0.30.0-gpu"),
             "alarm_email": (_EMAIL, "be one e-mail address"),
         }
         for name, (pattern, must) in patterns.items():
