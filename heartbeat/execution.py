@@ -77,7 +77,7 @@ class RunRequest:
             budget_usd=_budget(values.get("budget_usd")),
             use_spot=_boolean("use_spot", values.get("use_spot", False)),
             deploy=_boolean("deploy", values.get("deploy", True)),
-            endpoint_name=_endpoint(values["endpoint_name"]),
+            endpoint_name=_endpoint(values["endpoint_name"], defaults["endpoint_name"]),
             approve=_boolean("approve", values.get("approve", False)),
         )
 
@@ -148,10 +148,11 @@ def _boolean(name: str, value: object) -> bool:
     return value
 
 
-def _endpoint(value: object) -> str:
-    if not isinstance(value, str) or not _ENDPOINT.fullmatch(value):
+def _endpoint(value: object, stem: str) -> str:
+    # The roles may touch endpoints of the app's own name only, so that no input can replace somebody else's.
+    if not isinstance(value, str) or not _ENDPOINT.fullmatch(value) or not value.startswith(stem):
         raise InputError(
-            f"endpoint_name={value!r} must be 1 to 63 letters, digits and single hyphens, starting with a letter"
-            " or digit"
+            f"endpoint_name={value!r} must begin with {stem!r} and have at most 63 letters, digits and single"
+            f" hyphens, such as '{stem}-canary'"
         )
     return value

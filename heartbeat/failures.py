@@ -116,6 +116,11 @@ _ADVICE: Mapping[Name, str] = {
 }
 
 
+def advice(name: Name) -> str:
+    """What a person does next after a failure of this name."""
+    return _ADVICE[name]
+
+
 def read_cause(cause: str | None) -> dict[str, Any]:
     """The JSON object in a Cause: a job's description, a Lambda's error; {} for plain text."""
     try:

@@ -9,32 +9,39 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 import aws
-from heartbeat import acceptance, requests
+from heartbeat import acceptance, layout, requests
 from heartbeat.failures import AcceptanceFailed
 
 
 def handler(event: aws.Event, _context: object) -> dict[str, Any]:
-    answers = [
-        acceptance.Answer(model=model, question=probe, **_ask(event["endpoint_name"], model, probe))
-        for probe in acceptance.PROBES
-        for model in (requests.TUNED_NAME, requests.BASE_NAME)
-    ]
-    verdict = acceptance.judge(answers)
+    bucket, key = layout.split_uri(event["dataset"])
+    with aws.client("s3").get_object(Bucket=bucket, Key=key)["Body"] as stream:
+        probes = acceptance.probes(stream.iter_lines())
+    verdict = acceptance.judge(
+        [
+            _ask(event["endpoint_name"], probe, model)
+            for probe in probes
+            for model in (requests.TUNED_NAME, requests.BASE_NAME)
+        ]
+    )
     aws.write_json(aws.run_of(event).prefix + "acceptance.json", verdict.to_dict())
     if not verdict.passed:
         raise AcceptanceFailed("; ".join(verdict.reasons))
-    return {"passed": True, "reasons": list(verdict.reasons)}
+    return {"reasons": list(verdict.reasons)}
 
 
-def _ask(endpoint: str, model: str, question: str) -> dict[str, Any]:
-    body = requests.chat(model=model, messages=acceptance.conversation(question), max_tokens=64)
+def _ask(endpoint: str, probe: acceptance.Probe, model: str) -> acceptance.Answer:
     begin = time.monotonic()
     try:
         response = aws.client("sagemaker-runtime").invoke_endpoint(
-            EndpointName=endpoint, ContentType="application/json", Body=json.dumps(body)
+            EndpointName=endpoint,
+            ContentType="application/json",
+            Body=json.dumps(acceptance.body(probe, model)),
         )
     except ClientError as error:
         if error.response["Error"]["Code"] != "ModelError":
             raise
-        raise AcceptanceFailed(f"endpoint {endpoint} answered with an error: {error}") from None
-    return {"body": response["Body"].read().decode(), "seconds": time.monotonic() - begin}
+        raise AcceptanceFailed(f"endpoint {endpoint} did not answer: {error}") from None
+    return acceptance.read_answer(
+        response["Body"].read(), model=model, question=probe.question, seconds=time.monotonic() - begin
+    )

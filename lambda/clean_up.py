@@ -6,7 +6,10 @@ machine that is stopped runs no further state).
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -14,6 +17,7 @@ from botocore.exceptions import ClientError
 import aws
 from heartbeat.execution import run_id
 
+# SageMaker has no error code of its own for a thing that is not there.
 _GONE = ("Could not find", "Requested resource not found")
 
 
@@ -24,28 +28,43 @@ class Done:
 
 
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
-    """An EventBridge event `Step Functions Execution Status Change`."""
-    return {"actions": clean(event["detail"]["executionArn"]).actions}
+    """An EventBridge event `Step Functions Execution Status Change` of an aborted or timed-out execution."""
+    detail = event["detail"]
+    given = json.loads(detail.get("input") or "{}")
+    endpoint = given.get("endpoint_name") if isinstance(given, dict) else None
+    started = datetime.fromtimestamp(detail["startDate"] / 1000, tz=UTC)
+    return {"actions": clean(detail["executionArn"], endpoint_name=endpoint, started=started).actions}
 
 
-def clean(execution_arn: str, *, previous_config: str | None = None) -> Done:
+def clean(
+    execution_arn: str,
+    *,
+    endpoint_name: str | None,
+    previous_config: str | None = None,
+    started: datetime | None = None,
+) -> Done:
     """Removes everything whose name begins with the run's id. Safe to call again.
 
-    `previous_config` is the endpoint configuration to go back to where the run had updated a live endpoint.
+    `endpoint_name` None is the app's default. `previous_config` is the endpoint configuration to go back to
+    where the run had updated a live endpoint. An endpoint older than `started` is never deleted: it had users
+    before this run, and an aborted execution no longer knows what it served.
     """
     stem, done = run_id(aws.environment(), execution_arn), Done()
+    name = endpoint_name or os.environ["ENDPOINT_NAME"]
     _stop_jobs(stem, done)
-    for endpoint in _endpoints_of(stem):
-        if previous_config:
-            aws.client("sagemaker").update_endpoint(EndpointName=endpoint, EndpointConfigName=previous_config)
-            done.rolled_back = True
-            done.actions.append(f"endpoint {endpoint} goes back to {previous_config}")
-        else:
-            aws.client("sagemaker").delete_endpoint(EndpointName=endpoint)
-            done.actions.append(f"endpoint {endpoint} deleted")
-    if not done.rolled_back:
-        # A configuration must outlive the update away from it; it costs nothing, and the next run removes it.
+    endpoint = _endpoint_of(name, stem)
+    if endpoint and previous_config:
+        aws.client("sagemaker").update_endpoint(EndpointName=name, EndpointConfigName=previous_config)
+        done.rolled_back = True
+        done.actions.append(f"endpoint {name} goes back to {previous_config}")
+    elif endpoint and started and endpoint["CreationTime"] < started:
+        done.actions.append(f"endpoint {name} was there before the run and stays, with the run's model")
+    else:
+        if endpoint:
+            aws.client("sagemaker").delete_endpoint(EndpointName=name)
+            done.actions.append(f"endpoint {name} deleted")
         _delete_names(stem, done)
+    # Otherwise model and configuration stay: they must outlive the endpoint's use of them, and cost nothing.
     return done
 
 
@@ -60,28 +79,27 @@ def _stop_jobs(stem: str, done: Done) -> None:
             done.actions.append(f"training job {job['TrainingJobName']} stopped")
 
 
-def _endpoints_of(stem: str) -> list[str]:
-    """Endpoints that serve, or try to serve, this run's configuration."""
-    sagemaker, found = aws.client("sagemaker"), []
-    for page in sagemaker.get_paginator("list_endpoints").paginate(NameContains="heartbeat"):
-        for item in page["Endpoints"]:
-            config = sagemaker.describe_endpoint(EndpointName=item["EndpointName"]).get("EndpointConfigName", "")
-            if config.startswith(stem):
-                found.append(item["EndpointName"])
-    return found
+def _endpoint_of(name: str, stem: str) -> dict[str, Any] | None:
+    """The endpoint, where it serves, or tries to serve, this run's configuration."""
+    try:
+        found: dict[str, Any] = aws.client("sagemaker").describe_endpoint(EndpointName=name)
+    except ClientError as error:
+        if any(text in str(error) for text in _GONE):
+            return None
+        raise
+    return found if str(found.get("EndpointConfigName", "")).startswith(stem) else None
+
+
+_KINDS = (
+    ("endpoint configuration", "list_endpoint_configs", "EndpointConfigs", "delete_endpoint_config", "EndpointConfigName"),
+    ("model", "list_models", "Models", "delete_model", "ModelName"),
+)
 
 
 def _delete_names(stem: str, done: Done) -> None:
     sagemaker = aws.client("sagemaker")
-    for kind, list_operation, key, delete, name in (
-        ("endpoint configuration", "list_endpoint_configs", "EndpointConfigs", "delete_endpoint_config", "EndpointConfigName"),
-        ("model", "list_models", "Models", "delete_model", "ModelName"),
-    ):
+    for kind, list_operation, key, delete, name in _KINDS:
         for page in sagemaker.get_paginator(list_operation).paginate(NameContains=stem):
             for item in page[key]:
-                try:
-                    getattr(sagemaker, delete)(**{name: item[name]})
-                except ClientError as error:
-                    if not any(text in str(error) for text in _GONE):
-                        raise
+                getattr(sagemaker, delete)(**{name: item[name]})
                 done.actions.append(f"{kind} {item[name]} deleted")

@@ -13,7 +13,7 @@ _INDEX = "model.safetensors.index.json"
 
 
 def handler(_event: aws.Event, _context: object) -> dict[str, Any]:
-    folder = layout.base_model_prefix(os.environ["BASE_MODEL"])
+    folder = layout.base_model_prefix(os.environ["BASE_MODEL"], os.environ["WEIGHT_FORMAT"])
     files = {key.removeprefix(folder): size for key, size in aws.list_objects(folder).items()}
     where = layout.uri(aws.artifact_bucket(), folder)
     if not files:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+import os
+from dataclasses import asdict, replace
 from typing import Any
 
 import aws
@@ -18,16 +19,15 @@ _logger = logging.getLogger(__name__)
 def handler(event: aws.Event, _context: object) -> dict[str, Any]:
     error = event["error"] or {}
     failure = failures.explain(
-        step=event["step"], error=error.get("Error", "Unknown"), cause=error.get("Cause"), log=event.get("log")
+        step=event["step"], error=error.get("Error", "Unknown"), cause=error.get("Cause"), log=_log(event)
     )
-    done = clean_up.clean(event["execution"]["arn"], previous_config=event.get("previous_config"))
+    done = clean_up.clean(
+        event["execution"]["arn"],
+        endpoint_name=event.get("endpoint_name"),
+        previous_config=event.get("previous_config"),
+    )
     if done.rolled_back:
-        failure = failures.Failure(
-            error=Name.ROLLED_BACK,
-            what=failure.what,
-            advice=failures.advice(Name.ROLLED_BACK),
-            log=failure.log,
-        )
+        failure = replace(failure, error=Name.ROLLED_BACK, advice=failures.advice(Name.ROLLED_BACK))
     cause = failure.cause
     try:
         uri = write_report.write(event, failure={**asdict(failure), "cleaned": done.actions})
@@ -36,3 +36,15 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
         # The reason of the failure matters more than its page: say it even when the page cannot be written.
         _logger.exception("the report could not be written")
     return {"error": str(failure.error), "cause": cause}
+
+
+def _log(event: aws.Event) -> str:
+    """Where the step wrote: CloudWatch log group, and the stream's beginning where it is shared."""
+    step = event["step"]
+    if step in {"Train", "Read training result"}:
+        return f"CloudWatch Logs /aws/sagemaker/TrainingJobs, streams {event['run_id']}…"
+    if step == "Build image":
+        return f"CloudWatch Logs {os.environ['BUILD_LOG_GROUP']}"
+    if step in {"Wait for endpoint", "Acceptance check"}:
+        return f"CloudWatch Logs /aws/sagemaker/Endpoints/{event['endpoint_name']}"
+    return "the execution's history"

@@ -18,7 +18,7 @@ MAX_MODEL_LEN = 8192
 
 
 def handler(event: aws.Event, _context: object) -> dict[str, Any]:
-    run, folder = event["run"], layout.base_model_prefix(os.environ["BASE_MODEL"])
+    run, folder = event["run"], layout.base_model_prefix(os.environ["BASE_MODEL"], os.environ["WEIGHT_FORMAT"])
     config = aws.read_json(folder + "config.json")
     shape = ModelShape.from_config(config) if config else SCOUT
     stats = DatasetStats.from_dict(event["dataset"])
@@ -40,7 +40,7 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
         serving = plan_serving(
             shape=shape,
             catalog=catalog.load(),
-            instance_types=os.environ["SERVING_INSTANCE_TYPES"].split(","),
+            instance_types=os.environ["SERVING_INSTANCE_TYPES"].split(",") if os.environ["SERVING_INSTANCE_TYPES"] else None,
             max_model_len=MAX_MODEL_LEN,
         )
     except (SettingError, catalog.UnknownInstance) as error:

@@ -1,0 +1,232 @@
+"""One role for each principal, every action spelled out. A wildcard resource carries the reason why.
+
+The handlers' roles are made with their functions in stacks/pipeline.py from the grants listed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aws_cdk import Aws
+from aws_cdk import aws_ecr as ecr
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
+from aws_cdk import aws_s3 as s3
+from constructs import Construct
+
+from heartbeat import layout
+
+WILDCARD_REASONS = {
+    "ecr:GetAuthorizationToken": "ECR has no resource for it: the token is the account's.",
+    "cloudwatch:PutMetricData": "CloudWatch has no resource for it: limited by namespace.",
+    "sagemaker:List": "SageMaker's list calls have no resource; they show names only.",
+    "logs delivery": "CloudWatch's vended log delivery has no resource; the AWS guide for Step Functions asks for it.",
+    "xray": "X-Ray has no resources for writing segments.",
+}
+"""Every `Resource: *` of the app and why; the tests hold the templates against this table."""
+
+
+def arn(service: str, resource: str) -> str:
+    """ARN in this partition, Region and account."""
+    return f"arn:{Aws.PARTITION}:{service}:{Aws.REGION}:{Aws.ACCOUNT_ID}:{resource}"
+
+
+def allow(
+    actions: Sequence[str], resources: Sequence[str], conditions: dict[str, object] | None = None
+) -> iam.PolicyStatement:
+    return iam.PolicyStatement(actions=list(actions), resources=list(resources), conditions=conditions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Buckets:
+    """The two buckets and their key, as the roles see them."""
+
+    data: s3.IBucket
+    artifacts: s3.IBucket
+    key: kms.IKey
+    extra_datasets: Sequence[str] = ()
+
+    def read_datasets(self) -> list[iam.PolicyStatement]:
+        extra = [f"arn:{Aws.PARTITION}:s3:::{name}" for name in self.extra_datasets]
+        return [
+            allow(["s3:ListBucket"], [self.data.bucket_arn, *extra]),
+            allow(
+                ["s3:GetObject"],
+                [self.data.arn_for_objects(layout.DATASETS + "*"), *(f"{bucket}/*" for bucket in extra)],
+            ),
+            self.decrypt(),
+        ]
+
+    def read(self, *prefixes: str) -> list[iam.PolicyStatement]:
+        """Reads objects of the artifact bucket under these prefixes, and lists those only."""
+        return [
+            allow(
+                ["s3:ListBucket"],
+                [self.artifacts.bucket_arn],
+                {"StringLike": {"s3:prefix": [f"{prefix}*" for prefix in prefixes]}},
+            ),
+            allow(["s3:GetObject"], [self.artifacts.arn_for_objects(f"{prefix}*") for prefix in prefixes]),
+            self.decrypt(),
+        ]
+
+    def write_runs(self) -> list[iam.PolicyStatement]:
+        """Writes into runs/. A large upload needs kms:Decrypt too: S3 reads back its parts' keys."""
+        return [
+            allow(
+                ["s3:PutObject", "s3:AbortMultipartUpload"],
+                [self.artifacts.arn_for_objects(layout.RUNS + "*")],
+            ),
+            allow(["kms:GenerateDataKey", "kms:Decrypt"], [self.key.key_arn]),
+        ]
+
+    def decrypt(self) -> iam.PolicyStatement:
+        return allow(["kms:Decrypt"], [self.key.key_arn])
+
+
+def training_role(scope: Construct, *, buckets: Buckets, repository: ecr.IRepository) -> iam.Role:
+    """What SageMaker does for a training job: reads the inputs, writes the run's folder, logs, pulls the image."""
+    role = iam.Role(
+        scope,
+        "TrainingRole",
+        assumed_by=iam.ServicePrincipal("sagemaker.amazonaws.com"),
+        description="SageMaker training jobs of HeartBeat Engine",
+    )
+    for statement in (
+        *buckets.read_datasets(),
+        *buckets.read(layout.BASE_MODELS, layout.RUNS),
+        *buckets.write_runs(),
+        *_logs_and_metrics("TrainingJobs"),
+        *_pull(repository.repository_arn),
+    ):
+        role.add_to_policy(statement)
+    return role
+
+
+def endpoint_role(scope: Construct, *, buckets: Buckets, image_repository_arn: str) -> iam.Role:
+    """What SageMaker does for an endpoint: reads base weights and adapters, logs, pulls the serving image."""
+    role = iam.Role(
+        scope,
+        "EndpointRole",
+        assumed_by=iam.ServicePrincipal("sagemaker.amazonaws.com"),
+        description="SageMaker endpoints of HeartBeat Engine",
+    )
+    for statement in (
+        *buckets.read(layout.BASE_MODELS, layout.RUNS),
+        *_logs_and_metrics("Endpoints"),
+        *_pull(image_repository_arn),
+    ):
+        role.add_to_policy(statement)
+    return role
+
+
+def _logs_and_metrics(kind: str) -> list[iam.PolicyStatement]:
+    # SageMaker itself makes these log groups, in every account under the same names.
+    group = arn("logs", f"log-group:/aws/sagemaker/{kind}*")
+    return [
+        allow(
+            ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"],
+            [group, f"{group}:log-stream:*"],
+        ),
+        allow(
+            ["cloudwatch:PutMetricData"],
+            ["*"],  # WILDCARD_REASONS
+            {"StringLike": {"cloudwatch:namespace": ["/aws/sagemaker/*", "aws/sagemaker/*"]}},
+        ),
+    ]
+
+
+def _pull(repository_arn: str) -> list[iam.PolicyStatement]:
+    return [
+        allow(["ecr:GetAuthorizationToken"], ["*"]),  # WILDCARD_REASONS
+        allow(
+            ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
+            [repository_arn],
+        ),
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Names:
+    """ARN patterns of what a run creates: the app's own names only."""
+
+    environment: str
+    endpoint_name: str
+    model_package_group: str
+
+    def _own(self, kind: str) -> str:
+        return arn("sagemaker", f"{kind}/hb-{self.environment}-*")
+
+    @property
+    def jobs(self) -> str:
+        return self._own("training-job")
+
+    @property
+    def models(self) -> str:
+        return self._own("model")
+
+    @property
+    def configs(self) -> str:
+        return self._own("endpoint-config")
+
+    @property
+    def endpoints(self) -> str:
+        # SageMaker writes names in ARNs in lower case.
+        return arn("sagemaker", f"endpoint/{self.endpoint_name.lower()}*")
+
+    @property
+    def packages(self) -> list[str]:
+        return [
+            arn("sagemaker", f"model-package-group/{self.model_package_group}"),
+            arn("sagemaker", f"model-package/{self.model_package_group}/*"),
+        ]
+
+
+def orchestration(
+    *, names: Names, training: iam.IRole, endpoint: iam.IRole, repository_arn: str, project_arn: str
+) -> list[iam.PolicyStatement]:
+    """What the state machine's own tasks call (its Lambda grants come with the functions)."""
+    passed = {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}
+    return [
+        allow(["ecr:DescribeImages"], [repository_arn]),
+        allow(["codebuild:StartBuild", "codebuild:StopBuild", "codebuild:BatchGetBuilds"], [project_arn]),
+        allow(
+            [
+                "sagemaker:CreateTrainingJob",
+                "sagemaker:DescribeTrainingJob",
+                "sagemaker:StopTrainingJob",
+                "sagemaker:ListTags",
+                "sagemaker:AddTags",
+            ],
+            [names.jobs],
+        ),
+        allow(["sagemaker:CreateModelPackage"], names.packages),
+        allow(["sagemaker:CreateModel", "sagemaker:AddTags"], [names.models]),
+        allow(["sagemaker:CreateEndpointConfig", "sagemaker:AddTags"], [names.configs]),
+        allow(["sagemaker:CreateEndpoint", "sagemaker:UpdateEndpoint"], [names.endpoints, names.configs]),
+        allow(["sagemaker:DescribeEndpoint", "sagemaker:AddTags"], [names.endpoints]),
+        allow(["iam:PassRole"], [training.role_arn, endpoint.role_arn], passed),
+        # `.sync` learns through rules that Step Functions manages in this account that a job or build ended.
+        allow(
+            ["events:PutTargets", "events:PutRule", "events:DescribeRule"],
+            [
+                arn("events", "rule/StepFunctionsGetEventsForSageMakerTrainingJobsRule"),
+                arn("events", "rule/StepFunctionsGetEventForCodeBuildRule"),
+            ],
+        ),
+    ]
+
+
+def clean_up(names: Names) -> list[iam.PolicyStatement]:
+    """Ends what a run left that bills, and goes back to the endpoint's previous configuration."""
+    return [
+        allow(
+            ["sagemaker:ListTrainingJobs", "sagemaker:ListModels", "sagemaker:ListEndpointConfigs"],
+            ["*"],  # WILDCARD_REASONS
+        ),
+        allow(["sagemaker:StopTrainingJob"], [names.jobs]),
+        allow(["sagemaker:DeleteModel"], [names.models]),
+        allow(["sagemaker:DeleteEndpointConfig"], [names.configs]),
+        allow(["sagemaker:DescribeEndpoint", "sagemaker:DeleteEndpoint"], [names.endpoints]),
+        allow(["sagemaker:UpdateEndpoint"], [names.endpoints, names.configs]),
+    ]

@@ -1,0 +1,253 @@
+"""The run itself: roles, handlers, state machine, and the rule that cleans up after an aborted execution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from aws_cdk import CfnOutput, Duration, Stack
+from aws_cdk import aws_events as events
+from aws_cdk import aws_events_targets as targets
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_logs as logs
+from aws_cdk import aws_sagemaker as sagemaker
+from aws_cdk import aws_stepfunctions as sfn
+from constructs import Construct
+
+from heartbeat import layout
+from stacks import permissions
+from stacks.bundling import stage_lambda
+from stacks.registry import Registry
+from stacks.serving_image import serving_image
+from stacks.settings import Settings
+from stacks.state_machine import Inputs, RunGraph
+from stacks.storage import Storage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Handler:
+    """One Lambda function: its module in lambda/, and what it may do beyond writing its log."""
+
+    grants: Sequence[iam.PolicyStatement]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    minutes: int = 2
+    memory_mib: int = 512
+
+
+class Pipeline(Stack):
+    """`state_machine`, `functions` (by module name) and `endpoint_name`."""
+
+    def __init__(
+        self, scope: Construct, construct_id: str, *, settings: Settings, storage: Storage, registry: Registry
+    ) -> None:
+        super().__init__(scope, construct_id, description="HeartBeat Engine: state machine, handlers and roles")
+        self._settings, self._storage, self._registry = settings, storage, registry
+        self.endpoint_name = settings.endpoint_name
+        self._buckets = permissions.Buckets(
+            data=storage.data_bucket,
+            artifacts=storage.artifact_bucket,
+            key=storage.key,
+            extra_datasets=settings.extra_dataset_buckets,
+        )
+        group = sagemaker.CfnModelPackageGroup(
+            self,
+            "Adapters",
+            model_package_group_name=f"heartbeat-{settings.environment}",
+            model_package_group_description="Adapters that passed the quality gate",
+        )
+        group.apply_removal_policy(settings.removal_policy)
+        self._names = permissions.Names(
+            environment=settings.environment,
+            endpoint_name=settings.endpoint_name,
+            model_package_group=group.model_package_group_name,
+        )
+        self._code = lambda_.Code.from_asset(str(stage_lambda()))
+        self.functions = {name: self._function(name, handler) for name, handler in self._handlers().items()}
+        self.state_machine = self._state_machine()
+        self._clean_up_after_abort()
+        for name, value in (
+            ("StateMachineArn", self.state_machine.state_machine_arn),
+            ("DataBucketName", storage.data_bucket.bucket_name),
+            ("ArtifactBucketName", storage.artifact_bucket.bucket_name),
+            ("EndpointName", self.endpoint_name),
+            ("BaseModelPrefix", layout.base_model_prefix(settings.base_model, settings.weight_format)),
+        ):
+            CfnOutput(self, name, value=value)
+
+    def _handlers(self) -> dict[str, Handler]:
+        buckets, settings = self._buckets, self._settings
+        model = {"BASE_MODEL": settings.base_model, "WEIGHT_FORMAT": settings.weight_format}
+        allowed = [self._storage.data_bucket.bucket_name, *settings.extra_dataset_buckets]
+        return {
+            "check_dataset": Handler(
+                grants=[*buckets.read_datasets(), *buckets.write_runs()],
+                environment={"DATASET_BUCKETS": ",".join(allowed)},
+                minutes=15,
+                memory_mib=1024,
+            ),
+            "make_plan": Handler(
+                grants=[*buckets.read(layout.BASE_MODELS), *buckets.write_runs()],
+                environment={
+                    **model,
+                    "SERVING_INSTANCE_TYPES": ",".join(settings.serving_instance_types),
+                    "VOLUME_SIZE_GIB": str(settings.volume_size_gib),
+                },
+            ),
+            "ensure_base_weights": Handler(grants=buckets.read(layout.BASE_MODELS), environment=model),
+            "read_training": Handler(grants=[*buckets.read(layout.RUNS), *buckets.write_runs()], minutes=15),
+            "quality_gate": Handler(grants=[*buckets.read(layout.RUNS), *buckets.write_runs()]),
+            "request_approval": Handler(grants=buckets.write_runs()),
+            "acceptance_check": Handler(
+                grants=[
+                    permissions.allow(["sagemaker:InvokeEndpoint"], [self._names.endpoints]),
+                    *buckets.read_datasets(),
+                    *buckets.write_runs(),
+                ],
+                minutes=15,
+            ),
+            "write_report": Handler(grants=[*buckets.read(layout.RUNS), *buckets.write_runs()]),
+            "explain_failure": Handler(
+                grants=[
+                    *buckets.read(layout.RUNS),
+                    *buckets.write_runs(),
+                    *permissions.clean_up(self._names),
+                ],
+                environment={
+                    "ENDPOINT_NAME": self.endpoint_name,
+                    "BUILD_LOG_GROUP": self._registry.build_log_group.log_group_name,
+                },
+                minutes=15,
+            ),
+            "clean_up": Handler(
+                grants=permissions.clean_up(self._names),
+                environment={"ENDPOINT_NAME": self.endpoint_name},
+                minutes=15,
+            ),
+        }
+
+    def _function(self, name: str, handler: Handler) -> lambda_.Function:
+        id_ = "".join(word.capitalize() for word in name.split("_"))
+        log_group = self._log_group(f"{id_}Log", f"/aws/lambda/HeartBeat-{self._settings.environment}-{id_}")
+        role = iam.Role(
+            self,
+            f"{id_}Role",
+            assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"),
+            description=f"Handler {name} of HeartBeat Engine",
+        )
+        for statement in handler.grants:
+            role.add_to_policy(statement)
+        log_group.grant_write(role)
+        return lambda_.Function(
+            self,
+            id_,
+            function_name=f"HeartBeat-{self._settings.environment}-{id_}",
+            description=f"HeartBeat Engine: lambda/{name}.py",
+            runtime=lambda_.Runtime.PYTHON_3_13,
+            architecture=lambda_.Architecture.ARM_64,
+            handler=f"{name}.handler",
+            code=self._code,
+            role=role,
+            log_group=log_group,
+            timeout=Duration.minutes(handler.minutes),
+            memory_size=handler.memory_mib,
+            environment={
+                "ARTIFACT_BUCKET": self._storage.artifact_bucket.bucket_name,
+                "ENVIRONMENT": self._settings.environment,
+                **handler.environment,
+            },
+        )
+
+    def _state_machine(self) -> sfn.StateMachine:
+        settings, registry = self._settings, self._registry
+        serving = serving_image(self, settings.vllm_image)
+        training = permissions.training_role(self, buckets=self._buckets, repository=registry.repository)
+        endpoint = permissions.endpoint_role(
+            self, buckets=self._buckets, image_repository_arn=serving.repository_arn
+        )
+        graph = RunGraph(
+            self,
+            "Run",
+            inputs=Inputs(
+                functions=self.functions,
+                defaults={
+                    "dataset": layout.uri(self._storage.data_bucket.bucket_name, settings.default_dataset_key),
+                    "instance_types": list(settings.instance_types),
+                    "max_runtime_seconds": settings.max_runtime_seconds,
+                    "budget_usd": settings.budget_usd,
+                    "use_spot": settings.use_spot,
+                    "endpoint_name": self.endpoint_name,
+                },
+                environment=settings.environment,
+                artifact_bucket=self._storage.artifact_bucket.bucket_name,
+                key_arn=self._storage.key.key_arn,
+                repository_name=registry.repository.repository_name,
+                image_tag=registry.image_tag,
+                image_uri=registry.repository.repository_uri_for_tag(registry.image_tag),
+                build_project=registry.build_project.project_name,
+                serving_image=serving.uri,
+                model_package_group=self._names.model_package_group,
+                training_role_arn=training.role_arn,
+                endpoint_role_arn=endpoint.role_arn,
+            ),
+        )
+        role = iam.Role(
+            self,
+            "StateMachineRole",
+            assumed_by=iam.ServicePrincipal("states.amazonaws.com"),
+            description="State machine of HeartBeat Engine",
+        )
+        for statement in permissions.orchestration(
+            names=self._names,
+            training=training,
+            endpoint=endpoint,
+            repository_arn=registry.repository.repository_arn,
+            project_arn=registry.build_project.project_arn,
+        ):
+            role.add_to_policy(statement)
+        return sfn.StateMachine(
+            self,
+            "StateMachine",
+            state_machine_name=f"HeartBeat-{settings.environment}",
+            comment="Fine-tunes Llama 4 Scout on a chat dataset and deploys it if it passed. {} is a valid input.",
+            definition_body=sfn.DefinitionBody.from_chainable(graph.start),
+            query_language=sfn.QueryLanguage.JSONATA,
+            role=role,
+            tracing_enabled=True,
+            logs=sfn.LogOptions(
+                destination=self._log_group(
+                    "StateMachineLog", f"/aws/vendedlogs/states/HeartBeat-{settings.environment}"
+                ),
+                level=sfn.LogLevel.ALL,
+                # The history has the data; the log keeps none of it, the approval's task token least of all.
+                include_execution_data=False,
+            ),
+            # Longer than a week's approval and a 28-day job are not told apart from a run that hangs.
+            timeout=Duration.days(37),
+        )
+
+    def _clean_up_after_abort(self) -> None:
+        """A state machine that is stopped runs no further state: a rule calls the clean-up in its place."""
+        events.Rule(
+            self,
+            "Aborted",
+            description="Ends what an aborted or timed-out execution left that bills",
+            event_pattern=events.EventPattern(
+                source=["aws.states"],
+                detail_type=["Step Functions Execution Status Change"],
+                detail={
+                    "status": ["ABORTED", "TIMED_OUT"],
+                    "stateMachineArn": [self.state_machine.state_machine_arn],
+                },
+            ),
+            targets=[targets.LambdaFunction(self.functions["clean_up"])],
+        )
+
+    def _log_group(self, id_: str, name: str) -> logs.LogGroup:
+        return logs.LogGroup(
+            self,
+            id_,
+            log_group_name=name,
+            retention=self._settings.log_retention,
+            removal_policy=self._settings.removal_policy,
+        )
