@@ -74,9 +74,7 @@ def read_answer(raw: bytes, *, model: str, question: str, seconds: float) -> Ans
             problem = "the answer is empty"
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         problem = f"the answer is not a chat completion ({type(error).__name__}: {error})"
-    return Answer(
-        model=model, question=question, text=text, seconds=seconds, num_tokens=num_tokens, problem=problem
-    )
+    return Answer(model=model, question=question, text=text, seconds=seconds, num_tokens=num_tokens, problem=problem)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,9 +86,7 @@ class RunRequest:
 
 
 def _kind(value: object) -> str:
-    return {list: "a list", str: "a string", bool: "a boolean", type(None): "null"}.get(
-        type(value), "a number"
-    )
+    return {list: "a list", str: "a string", bool: "a boolean", type(None): "null"}.get(type(value), "a number")
 
 
 def _dataset(value: object) -> str:
@@ -105,7 +103,7 @@ def _dataset(value: object) -> str:
 
 def _instances(value: object) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not value:
-        raise InputError(f"instance_types={value!r} must be a list such as [\"ml.p5.4xlarge\"]")
+        raise InputError(f'instance_types={value!r} must be a list such as ["ml.p5.4xlarge"]')
     for name in value:
         if not isinstance(name, str) or not _INSTANCE.fullmatch(name):
             raise InputError(f"instance_types: {name!r} is not an instance type; write ml.FAMILY.SIZE")
@@ -116,7 +114,7 @@ def _instances(value: object) -> tuple[str, ...]:
 
 def _hyperparameters(value: object) -> Mapping[str, str | int | float]:
     if not isinstance(value, Mapping):
-        raise InputError(f"hyperparameters must be an object such as {{\"MAX_STEPS\": 200}}, not {_kind(value)}")
+        raise InputError(f'hyperparameters must be an object such as {{"MAX_STEPS": 200}}, not {_kind(value)}')
     for name, setting in value.items():
         if isinstance(setting, bool) or not isinstance(setting, str | int | float):
             raise InputError(f"hyperparameters: {name}={setting!r} must be a number or text")

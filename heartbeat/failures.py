@@ -97,15 +97,15 @@ _ADVICE: Mapping[Name, str] = {
     Name.INPUT_INVALID: "correct the execution's input and start again; {} runs with the defaults.",
     Name.DATASET_INVALID: "correct the lines named above (`python -m heartbeat check FILE` shows all of them),"
     " upload the file and start again.",
-    Name.PLAN_REFUSED: "apply one of the changes named above, in the execution's input or in cdk.json, and start again.",
+    Name.PLAN_REFUSED: "apply one of the changes named above, in the input or in cdk.json, and start again.",
     Name.PERMISSION_MISSING: "add the action to the role in stacks/permissions.py (or to the bucket's or key's policy,"
     " where the resource is not the app's) and deploy again.",
     Name.IMAGE_BUILD_FAILED: "read the CodeBuild log; after a fix in training_code/, deploy and start again.",
     Name.BASE_MODEL_UNAVAILABLE: "copy the checkpoint there (`python -m heartbeat base-model upload FOLDER`) and"
-    " redrive the execution.",
+    " start again.",
     Name.NO_CAPACITY: "try later, name other instance_types in the input (`python -m heartbeat plan` lists what fits),"
     " or ask for the quota in Service Quotas (Amazon SageMaker, '<instance> for training job usage').",
-    Name.TRAINING_FAILED: "correct what the trainer names and start again; finished steps are in the run's checkpoints.",
+    Name.TRAINING_FAILED: "correct what the trainer names and start again; finished steps are in the checkpoints.",
     Name.QUALITY_GATE_FAILED: "look at the report's held-out rows; more or better data, more steps or another"
     " learning rate are the usual cures. The adapter is kept, nothing was deployed.",
     Name.NOT_APPROVED: "nothing was deployed; the adapter is kept. Start again with approve=true to be asked again.",

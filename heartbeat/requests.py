@@ -128,9 +128,7 @@ def _channel(name: str, uri: str) -> Body:
     }
 
 
-def serving_environment(
-    *, max_lora_rank: Number, max_model_len: Number, tensor_parallel: Number
-) -> dict[str, str]:
+def serving_environment(*, max_lora_rank: Number, max_model_len: Number, tensor_parallel: Number) -> dict[str, str]:
     """Environment of the vLLM container: SM_VLLM_X_Y=v becomes vLLM's `--x-y v` (numbers as text)."""
     return {
         "SM_VLLM_MODEL": BASE_MODEL_PATH,
@@ -145,16 +143,12 @@ def serving_environment(
     }
 
 
-def container(
-    *, image: str, base_model_uri: str, adapter_uri: str, environment: Mapping[str, str] | str
-) -> Body:
+def container(*, image: str, base_model_uri: str, adapter_uri: str, environment: Mapping[str, str] | str) -> Body:
     """ContainerDefinition: the base uncompressed at /opt/ml/model, the adapter beside it."""
     return {
         "Image": image,
         "ModelDataSource": {"S3DataSource": _model_source(base_model_uri)},
-        "AdditionalModelDataSources": [
-            {"ChannelName": ADAPTER_CHANNEL, "S3DataSource": _model_source(adapter_uri)}
-        ],
+        "AdditionalModelDataSources": [{"ChannelName": ADAPTER_CHANNEL, "S3DataSource": _model_source(adapter_uri)}],
         "Environment": environment,
     }
 
@@ -181,9 +175,7 @@ def create_model_package(
         "ModelPackageGroupName": group,
         "ModelPackageDescription": description,
         "InferenceSpecification": {
-            "Containers": [
-                {"Image": image, "ModelDataSource": {"S3DataSource": _model_source(adapter_uri)}}
-            ],
+            "Containers": [{"Image": image, "ModelDataSource": {"S3DataSource": _model_source(adapter_uri)}}],
             "SupportedContentTypes": ["application/json"],
             "SupportedResponseMIMETypes": ["application/json"],
         },
@@ -248,9 +240,7 @@ def update_endpoint(*, name: str, config: str) -> Body:
     return {"EndpointName": name, "EndpointConfigName": config}
 
 
-def chat(
-    *, model: str, messages: Sequence[Mapping[str, Any]], max_tokens: int = 256, temperature: float = 0.0
-) -> Body:
+def chat(*, model: str, messages: Sequence[Mapping[str, Any]], max_tokens: int = 256, temperature: float = 0.0) -> Body:
     """OpenAI-style chat body of InvokeEndpoint. `model` is TUNED_NAME (adapter on) or BASE_NAME."""
     return {
         "model": model,

@@ -14,7 +14,6 @@ from heartbeat.execution import InputError, RunRequest
 from heartbeat.failures import DatasetInvalid, InputInvalid
 
 _CHUNK_BYTES = 1 << 20
-_SHOWN_FINDINGS = 5
 
 
 def handler(event: aws.Event, _context: object) -> dict[str, Any]:
@@ -27,7 +26,7 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
     report = dataset.check(_lines(bucket, key))
     aws.write_json(aws.run_of(event).prefix + "dataset.json", report.to_dict())
     if not report.ok:
-        raise DatasetInvalid(_sentence(request.dataset, report))
+        raise DatasetInvalid(f"{request.dataset}: {report.describe()}")
     return {"run": request.to_dict(), "dataset": report.stats.to_dict()}
 
 
@@ -52,16 +51,12 @@ def _lines(bucket: str, key: str) -> Iterator[bytes]:
         )
     if len(names) > 1:
         other = next(name for name in names if name != key)
-        raise DatasetInvalid(f"s3://{bucket}/{other} begins with the dataset's name; rename it, or it is trained on too")
+        raise DatasetInvalid(
+            f"s3://{bucket}/{other} begins with the dataset's name; rename it, or it is trained on too"
+        )
     try:
-        yield from s3.get_object(Bucket=bucket, Key=key)["Body"].iter_lines(_CHUNK_BYTES)
+        yield from s3.get_object(Bucket=bucket, Key=key)["Body"].iter_lines(_CHUNK_BYTES, keepends=True)
     except ClientError as error:
         if aws.is_missing(error):
             raise DatasetInvalid(f"s3://{bucket}/{key} was removed while it was read") from error
         raise
-
-
-def _sentence(uri: str, report: dataset.DatasetReport) -> str:
-    errors = [finding for finding in report.findings if finding.severity == "error"][:_SHOWN_FINDINGS]
-    lines = [f"line {finding.line}: {finding.message}" for finding in errors]
-    return f"{uri} has {report.num_errors} error(s). " + "; ".join(lines)

@@ -70,9 +70,7 @@ def clean(
 
 def _stop_jobs(stem: str, done: Done) -> None:
     sagemaker = aws.client("sagemaker")
-    pages = sagemaker.get_paginator("list_training_jobs").paginate(
-        NameContains=stem, StatusEquals="InProgress"
-    )
+    pages = sagemaker.get_paginator("list_training_jobs").paginate(NameContains=stem, StatusEquals="InProgress")
     for page in pages:
         for job in page["TrainingJobSummaries"]:
             sagemaker.stop_training_job(TrainingJobName=job["TrainingJobName"])
@@ -91,7 +89,13 @@ def _endpoint_of(name: str, stem: str) -> dict[str, Any] | None:
 
 
 _KINDS = (
-    ("endpoint configuration", "list_endpoint_configs", "EndpointConfigs", "delete_endpoint_config", "EndpointConfigName"),
+    (
+        "endpoint configuration",
+        "list_endpoint_configs",
+        "EndpointConfigs",
+        "delete_endpoint_config",
+        "EndpointConfigName",
+    ),
     ("model", "list_models", "Models", "delete_model", "ModelName"),
 )
 

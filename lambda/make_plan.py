@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from heartbeat.plan import Candidate, plan_run, plan_serving
+from heartbeat.scout import SCOUT, ModelShape
+
 import aws
 from heartbeat import catalog, layout, requests
 from heartbeat.dataset import DatasetStats
 from heartbeat.failures import InputInvalid, PlanRefused
 from heartbeat.job import SettingError, resolve
-from heartbeat.plan import Candidate, plan_run, plan_serving
-from heartbeat.scout import SCOUT, ModelShape
 
 MAX_MODEL_LEN = 8192
 """Context of the endpoint, tokens: twice the card's MAX_LENGTH, so that a long prompt leaves room to answer."""
@@ -40,7 +41,9 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
         serving = plan_serving(
             shape=shape,
             catalog=catalog.load(),
-            instance_types=os.environ["SERVING_INSTANCE_TYPES"].split(",") if os.environ["SERVING_INSTANCE_TYPES"] else None,
+            instance_types=os.environ["SERVING_INSTANCE_TYPES"].split(",")
+            if os.environ["SERVING_INSTANCE_TYPES"]
+            else None,
             max_model_len=MAX_MODEL_LEN,
         )
     except (SettingError, catalog.UnknownInstance) as error:

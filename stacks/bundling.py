@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 STAGING = ".build"
 
-_DOMAIN_SUFFIXES = frozenset({".py", ".csv", ".json"})
+_DOMAIN_SUFFIXES = frozenset({".py", ".csv", ".json", ".template"})
 _COMMAND_LINE = ("heartbeat/cli/", "heartbeat/__main__.py")  # never deployed
 
 

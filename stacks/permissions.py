@@ -5,7 +5,7 @@ The handlers' roles are made with their functions in stacks/pipeline.py from the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from aws_cdk import Aws
@@ -33,7 +33,7 @@ def arn(service: str, resource: str) -> str:
 
 
 def allow(
-    actions: Sequence[str], resources: Sequence[str], conditions: dict[str, object] | None = None
+    actions: Sequence[str], resources: Sequence[str], conditions: Mapping[str, object] | None = None
 ) -> iam.PolicyStatement:
     return iam.PolicyStatement(actions=list(actions), resources=list(resources), conditions=conditions)
 

@@ -162,9 +162,7 @@ class Pipeline(Stack):
         settings, registry = self._settings, self._registry
         serving = serving_image(self, settings.vllm_image)
         training = permissions.training_role(self, buckets=self._buckets, repository=registry.repository)
-        endpoint = permissions.endpoint_role(
-            self, buckets=self._buckets, image_repository_arn=serving.repository_arn
-        )
+        endpoint = permissions.endpoint_role(self, buckets=self._buckets, image_repository_arn=serving.repository_arn)
         graph = RunGraph(
             self,
             "Run",

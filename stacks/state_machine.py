@@ -155,9 +155,7 @@ class RunGraph(Construct):
         )
 
     def _train(self) -> Part:
-        choose = sfn.Choice(
-            self, "Choose instance", comment="The best instance of the plan that was not tried yet"
-        )
+        choose = sfn.Choice(self, "Choose instance", comment="The best instance of the plan that was not tried yet")
         none_left = sfn.Pass.jsonata(
             self,
             "No instance left",
@@ -182,9 +180,7 @@ class RunGraph(Construct):
             assign={"training": "{% $states.result.Payload %}"},
             minutes=15,
         )
-        trained = sfn.Choice(
-            self, "Trained?", comment="No capacity or no quota: the next instance of the plan"
-        )
+        trained = sfn.Choice(self, "Trained?", comment="No capacity or no quota: the next instance of the plan")
         sink = {"trainResult": None, "trainError": "{% $states.errorOutput %}"}
         train.add_catch(read, errors=["States.ALL"], assign=sink)
         choose.when(
@@ -392,8 +388,7 @@ class RunGraph(Construct):
             assign={
                 "endpointStatus": "{% $states.result.EndpointStatus %}",
                 "endpointConfig": "{% $states.result.EndpointConfigName %}",
-                "endpointReason": "{% $exists($states.result.FailureReason) ?"
-                " $states.result.FailureReason : '' %}",
+                "endpointReason": "{% $exists($states.result.FailureReason) ? $states.result.FailureReason : '' %}",
             },
         )
         serving = sfn.Choice(self, "In service?", comment="With this run's configuration, and not for ever")
@@ -490,9 +485,7 @@ class RunGraph(Construct):
             cause="{% $failed.step & ': ' & $failed.error.Cause & ' (and Explain failure: ' &"
             " $unexplained.Cause & '). Look for endpoints and jobs named ' & $runId & ' that still bill.' %}",
         )
-        state.add_catch(
-            unexplained, errors=["States.ALL"], assign={"unexplained": "{% $states.errorOutput %}"}
-        )
+        state.add_catch(unexplained, errors=["States.ALL"], assign={"unexplained": "{% $states.errorOutput %}"})
         return state
 
     # What the states share.
@@ -519,9 +512,7 @@ class RunGraph(Construct):
             self,
             name,
             comment="The reason, for Explain failure",
-            assign={
-                "failed": {"step": "Wait for endpoint", "error": {"Error": "EndpointFailed", "Cause": cause}}
-            },
+            assign={"failed": {"step": "Wait for endpoint", "error": {"Error": "EndpointFailed", "Cause": cause}}},
         )
         state.next(self._explain)
         return state
@@ -625,4 +616,3 @@ def _faults(resource: str) -> list[str]:
         return ["CodeBuild.AWSCodeBuildException", "CodeBuild.ThrottlingException"]
     prefix = {"ecr": "Ecr", "sagemaker": "SageMaker"}[resource.split(":")[1]]
     return [f"{prefix}.ThrottlingException", f"{prefix}.ServerException", f"{prefix}.SdkClientException"]
-
