@@ -21,7 +21,8 @@ from stacks.bundling import stage_lambda
 from stacks.registry import Registry
 from stacks.serving_image import serving_image
 from stacks.settings import Settings
-from stacks.state_machine import Inputs, RunGraph
+from stacks.state_machine import run_graph
+from stacks.states import Inputs
 from stacks.storage import Storage
 
 
@@ -163,7 +164,7 @@ class Pipeline(Stack):
         serving = serving_image(self, settings.vllm_image)
         training = permissions.training_role(self, buckets=self._buckets, repository=registry.repository)
         endpoint = permissions.endpoint_role(self, buckets=self._buckets, image_repository_arn=serving.repository_arn)
-        graph = RunGraph(
+        start = run_graph(
             self,
             "Run",
             inputs=Inputs(
@@ -208,7 +209,7 @@ class Pipeline(Stack):
             "StateMachine",
             state_machine_name=f"HeartBeat-{settings.environment}",
             comment="Fine-tunes Llama 4 Scout on a chat dataset and deploys it if it passed. {} is a valid input.",
-            definition_body=sfn.DefinitionBody.from_chainable(graph.start),
+            definition_body=sfn.DefinitionBody.from_chainable(start),
             query_language=sfn.QueryLanguage.JSONATA,
             role=role,
             tracing_enabled=True,
