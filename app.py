@@ -13,10 +13,13 @@ import stacks  # noqa: F401  (before aws_cdk: it chooses the Node that runs the 
 # isort: split
 
 import aws_cdk as cdk
-from cdk_nag import AwsSolutionsChecks
 
 from heartbeat.job import SettingError
 from stacks import bundling
+from stacks.findings import accept_pipeline_findings
+from stacks.monitoring import Monitoring
+from stacks.nag import Checks
+from stacks.pipeline import Pipeline
 from stacks.registry import Registry
 from stacks.settings import Settings
 from stacks.storage import Storage
@@ -27,13 +30,16 @@ def compose(app: cdk.App, settings: Settings) -> None:
     prefix = f"HeartBeat-{settings.environment}"
     storage = Storage(app, f"{prefix}-Storage", settings=settings)
     registry = Registry(app, f"{prefix}-Registry", settings=settings, key=storage.key)
-    for stack in (storage, registry):
+    pipeline = Pipeline(app, f"{prefix}-Pipeline", settings=settings, storage=storage, registry=registry)
+    monitoring = Monitoring(app, f"{prefix}-Monitoring", settings=settings, registry=registry, pipeline=pipeline)
+    accept_pipeline_findings(pipeline, settings)
+    for stack in (storage, registry, pipeline, monitoring):
         stack.termination_protection = settings.termination_protection
         for key, value in settings.all_tags.items():
             stack.add_stack_tag(key, value)
     for key, value in settings.all_tags.items():
         cdk.Tags.of(app).add(key, value)
-    cdk.Validations.of(app).add_plugins(AwsSolutionsChecks(app))
+    cdk.Validations.of(app).add_plugins(Checks(app))
 
 
 def main() -> None:

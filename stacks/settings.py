@@ -52,9 +52,7 @@ _ENDPOINT = re.compile(r"[A-Za-z0-9](-*[A-Za-z0-9]){0,62}")
 _INSTANCE = re.compile(r"ml\.[a-z0-9-]+\.[a-z0-9]+")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
-_IMAGE = re.compile(
-    r"(\d{12}\.dkr\.ecr\.[a-z0-9-]+\.[a-z.]+/)?[a-z0-9][a-z0-9._/-]*(:\w[\w.-]*|@sha256:[0-9a-f]{64})"
-)
+_IMAGE = re.compile(r"(\d{12}\.dkr\.ecr\.[a-z0-9-]+\.[a-z.]+/)?[a-z0-9][a-z0-9._/-]*(:\w[\w.-]*|@sha256:[0-9a-f]{64})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,9 +132,7 @@ class Settings:
                 f"choose one of {', '.join(sections)} or add its section under context.{SECTION}"
             )
         prefix = f"{SECTION}.{environment}."
-        from_command_line = {
-            key.removeprefix(prefix): value for key, value in given.items() if key.startswith(prefix)
-        }
+        from_command_line = {key.removeprefix(prefix): value for key, value in given.items() if key.startswith(prefix)}
         types_by_name = typing.get_type_hints(cls)
         del types_by_name["environment"]
         values = {}
@@ -194,9 +190,7 @@ class Settings:
             )
         for bucket in self.extra_dataset_buckets:
             if not _BUCKET.fullmatch(bucket):
-                self._refuse(
-                    "extra_dataset_buckets", f"holds {bucket!r}", "give bucket names, without s3:// or keys"
-                )
+                self._refuse("extra_dataset_buckets", f"holds {bucket!r}", "give bucket names, without s3:// or keys")
         for key in self.tags:
             if key.startswith(("aws:", "heartbeat:")):
                 self._refuse("tags", f"sets {key!r}, which is not yours to set", "use another prefix")

@@ -77,9 +77,7 @@ class Storage(cdk.Stack):
             encryption=s3.BucketEncryption.S3_MANAGED,
             lifecycle_rules=[
                 _abort_uploads(),
-                s3.LifecycleRule(
-                    id="ExpireLogs", expiration=cdk.Duration.days(self._settings.access_log_days)
-                ),
+                s3.LifecycleRule(id="ExpireLogs", expiration=cdk.Duration.days(self._settings.access_log_days)),
             ],
             block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
             object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,

@@ -1,0 +1,43 @@
+"""What cdk-nag finds in the pipeline's policies, and why each may stand."""
+
+from __future__ import annotations
+
+from heartbeat import layout
+from stacks.nag import accept_wildcards, acknowledge
+from stacks.pipeline import Pipeline
+from stacks.settings import Settings
+
+_ANY_RESOURCE = {
+    "ExplainFailureRole": "SageMaker's List calls have no resource to be limited to; they show names only.",
+    "CleanUpRole": "SageMaker's List calls have no resource to be limited to; they show names only.",
+    "TrainingRole": "ecr:GetAuthorizationToken has no resource; cloudwatch:PutMetricData is limited by namespace.",
+    "EndpointRole": "ecr:GetAuthorizationToken has no resource; cloudwatch:PutMetricData is limited by namespace.",
+    "StateMachineRole": "X-Ray and CloudWatch's log delivery have no resources to be limited to.",
+}
+
+
+def accept_pipeline_findings(pipeline: Pipeline, settings: Settings) -> None:
+    """Accepts the wildcards that a run needs because it makes names that no template can know."""
+    own = f"/hb-{settings.environment}-*"
+    accept_wildcards(
+        pipeline,
+        {
+            f"/{layout.DATASETS}*": "An execution may name any dataset below this prefix.",
+            f"/{layout.BASE_MODELS}*": "A checkpoint is a folder of many files.",
+            f"/{layout.RUNS}*": "Each execution has a folder of its own.",
+            f":training-job{own}": "Each attempt is a job of its own.",
+            f":model{own}": "Each run makes a model of its own.",
+            f":endpoint-config{own}": "Each run makes a configuration of its own.",
+            f":endpoint/{pipeline.endpoint_name.lower()}*": "An execution may name another endpoint beginning so.",
+            f":model-package/heartbeat-{settings.environment}/*": "Each adapter that passes is a version of its own.",
+            ":log-group:/aws/sagemaker/TrainingJobs*": "SageMaker makes the log group itself.",
+            ":log-group:/aws/sagemaker/TrainingJobs*:log-stream:*": "Each job's containers have streams of their own.",
+            ":log-group:/aws/sagemaker/Endpoints*": "SageMaker makes the log group itself.",
+            ":log-group:/aws/sagemaker/Endpoints*:log-stream:*": "Each instance has a stream of its own.",
+            ".Arn>:*": "The state machine calls its own functions in whichever version they are.",
+        },
+    )
+    for role, reason in _ANY_RESOURCE.items():
+        acknowledge(pipeline.node.find_child(role), {"AwsSolutions-IAM5[Resource::*]": reason})
+    for function in pipeline.functions.values():
+        acknowledge(function, {"AwsSolutions-L1": "Python 3.13 has security support until October 2029."})
