@@ -1,0 +1,1 @@
+"""What the endpoint needs beside the public vLLM image, and the laptop's stand-in for that image."""

@@ -1,0 +1,173 @@
+"""The laptop's stand-in for the public vLLM image: `python -m serving.local_server`.
+
+Same environment variables (SM_VLLM_…), same paths, same requests and responses; the model runs through transformers
+in this process. Base model and adapter share one copy of the weights: a request's `model` turns the adapter on or off.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from serving.chat_completion import Request, RequestError, error_body, response
+from training_code.chat import render
+from training_code.errors import ChatError, TrainingError
+
+if TYPE_CHECKING:
+    from serving.engine import Engine
+
+DEFAULT_PORT = 8080
+MAX_BODY_BYTES = 6 * 2**20
+"""SageMaker's limit for a real-time endpoint's payload (InvokeEndpoint, API reference)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Where the server listens and what it serves, from the environment that SageMaker gives the vLLM image."""
+
+    host: str
+    port: int
+    base: Path
+    base_name: str
+    adapters: dict[str, Path]
+    max_model_len: int | None
+
+    @classmethod
+    def from_environment(cls, environment: dict[str, str]) -> Settings:
+        """Raises TrainingError naming the variable that is wrong."""
+        root = Path(environment.get("HEARTBEAT_OPT_ML", "/opt/ml"))
+        adapters: dict[str, Path] = {}
+        if environment.get("SM_VLLM_ENABLE_LORA", "").lower() == "true":
+            for module in environment.get("SM_VLLM_LORA_MODULES", "").split():
+                name, equals, path = module.partition("=")
+                if not (name and equals and path):
+                    raise TrainingError(f"SM_VLLM_LORA_MODULES={module} must have the form NAME=PATH")
+                adapters[name] = _below(root, path)
+        if len(adapters) > 1:
+            raise TrainingError(f"SM_VLLM_LORA_MODULES names {len(adapters)} adapters; this server takes one")
+        max_model_len = environment.get("SM_VLLM_MAX_MODEL_LEN")
+        return cls(
+            host=environment.get("SAGEMAKER_BIND_HOST", "127.0.0.1"),
+            port=_number("SAGEMAKER_BIND_TO_PORT", environment.get("SAGEMAKER_BIND_TO_PORT", str(DEFAULT_PORT))),
+            base=_below(root, environment.get("SM_VLLM_MODEL", "/opt/ml/model")),
+            base_name=environment.get("SM_VLLM_SERVED_MODEL_NAME", "base"),
+            adapters=adapters,
+            max_model_len=_number("SM_VLLM_MAX_MODEL_LEN", max_model_len) if max_model_len else None,
+        )
+
+
+class Server(ThreadingHTTPServer):
+    """Listens at once, so that /ping can say that the model is still loading."""
+
+    daemon_threads = True
+    engine: Engine | None = None
+
+
+class Handler(BaseHTTPRequestHandler):
+    """GET /ping, POST /invocations: all that SageMaker calls."""
+
+    server: Server
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        if self.path != "/ping":
+            self._send(404, error_body(f"no such path: {self.path}", "NotFoundError", 404))
+        elif self.server.engine is None:
+            self._send(503, error_body("the model is loading", "ServiceUnavailableError", 503))
+        else:
+            self._send(200, {})
+
+    def do_POST(self) -> None:
+        body = self._body()
+        if body is None:
+            return
+        if self.path != "/invocations":
+            self._send(404, error_body(f"no such path: {self.path}", "NotFoundError", 404))
+        elif self.server.engine is None:
+            self._send(503, error_body("the model is loading", "ServiceUnavailableError", 503))
+        else:
+            self._send(*_invoke(self.server.engine, body))
+
+    def _body(self) -> bytes | None:
+        """None where an error has been sent instead."""
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
+            # What was not read would be taken for the next request.
+            self.close_connection = True
+            message = f"Content-Length must be a number up to {MAX_BODY_BYTES}"
+            self._send(413 if length.isdecimal() else 411, error_body(message, "BadRequestError", 413))
+            return None
+        return self.rfile.read(int(length))
+
+    def _send(self, status: int, value: dict[str, Any]) -> None:
+        body = json.dumps(value, ensure_ascii=False).encode("utf-8", errors="replace")
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        print(f"{self.address_string()} {format % args}", flush=True)
+
+
+def _invoke(engine: Engine, body: bytes) -> tuple[int, dict[str, Any]]:
+    try:
+        request = Request.from_body(body, engine.models)
+        prompt = engine.tokenizer.encode(render(request.messages, request.tools, generation_prompt=True)).ids
+        answer = engine.answer(request, prompt)
+    except (RequestError, ChatError) as error:
+        return 400, error_body(str(error), "BadRequestError", 400)
+    return 200, response(request, answer, num_prompt_tokens=len(prompt), decode=engine.tokenizer.decode)
+
+
+def main() -> int:
+    started = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # Nothing to save; SageMaker waits 30 s otherwise.
+    try:
+        settings = Settings.from_environment(dict(os.environ))
+        server = Server((settings.host, settings.port), Handler)
+    except (TrainingError, OSError) as error:
+        return _fail(error)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        # Imported here: torch and transformers take seconds, in which /ping already answers.
+        from serving.engine import Engine
+
+        server.engine = Engine.load(settings.base, settings.base_name, settings.adapters, settings.max_model_len)
+    except TrainingError as error:
+        return _fail(error)
+    seconds = time.monotonic() - started
+    names = ", ".join(server.engine.models)
+    print(f"ready in {seconds:.1f} seconds on {settings.host}:{server.server_port}, serving {names}", flush=True)
+    threading.Event().wait()
+    return 0
+
+
+def _fail(error: Exception) -> int:
+    print(f"failed: {error}", file=sys.stderr, flush=True)
+    return 1
+
+
+def _below(root: Path, path: str) -> Path:
+    """`path` as it is, but for the container's /opt/ml, which HEARTBEAT_OPT_ML may put elsewhere."""
+    inside = Path(path)
+    return root / inside.relative_to("/opt/ml") if inside.is_relative_to("/opt/ml") else inside
+
+
+def _number(name: str, value: str) -> int:
+    if not value.isdecimal():
+        raise TrainingError(f"{name}={value} must be a whole number")
+    return int(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""Checkpoints that a killed job resumes from, to the last bit.
+
+One safetensors file holds the trained weights, AdamW's moments and the run's history. What depends on the step
+number alone (order of rows, dropout, learning rate) is not stored: it is computed anew.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from training_code.errors import TrainingError
+
+KEPT = 2
+"""One more than is needed, in case the newest was cut short on its way to S3."""
+
+_NAME = re.compile(r"step-(\d{8})\.safetensors")
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass
+class Progress:
+    """What a run has done so far, in this process and in those before it."""
+
+    step: int = 0
+    tokens: int = 0
+    supervised_tokens: int = 0
+    seconds: float = 0.0
+    """Spent in steps."""
+    loss_curve: list[tuple[int, float]] = field(default_factory=list)
+    base_heldout_loss: float | None = None
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process alone; the lock ends with the process, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise TrainingError(
+                f"another job is training into {folder}; give each job a checkpoint folder of its own"
+            ) from None
+        yield
+
+
+def save(
+    folder: Path,
+    progress: Progress,
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    identity: Mapping[str, Any],
+) -> Path:
+    """Write a checkpoint atomically and delete all but the newest KEPT. `identity`: what makes this run this run."""
+    tensors = {name: parameter.detach().cpu() for name, parameter in parameters.items()}
+    for name, parameter in parameters.items():
+        for moment in _MOMENTS:
+            if parameter in optimizer.state:
+                tensors[f"{name}.{moment}"] = optimizer.state[parameter][moment].cpu()
+    path = folder / f"step-{progress.step:08d}.safetensors"
+    partial = path.with_name(path.name + ".partial")
+    metadata = {"progress": json.dumps(asdict(progress)), "identity": json.dumps(identity)}
+    save_file(tensors, str(partial), metadata=metadata)
+    partial.replace(path)
+    for old in _checkpoints(folder)[KEPT:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def resume(
+    folder: Path,
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    identity: Mapping[str, Any],
+) -> Progress | None:
+    """Load the newest whole checkpoint into `parameters` and `optimizer`; None where there is none.
+
+    Raises TrainingError where the folder belongs to another run: resuming it would silently train something else.
+    """
+    for path in _checkpoints(folder):
+        try:
+            with safe_open(str(path), framework="pt") as stored:
+                metadata = stored.metadata()
+                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            print(f"{path.name} is not whole ({error}); trying the one before it", flush=True)
+            continue
+        _refuse_another_run(json.loads(metadata["identity"]), identity, folder)
+        progress = Progress(**json.loads(metadata["progress"]))
+        progress.loss_curve = [(step, loss) for step, loss in progress.loss_curve]
+        _restore(tensors, parameters, optimizer, progress.step)
+        return progress
+    return None
+
+
+def _restore(
+    tensors: Mapping[str, torch.Tensor],
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    step: int,
+) -> None:
+    for name, parameter in parameters.items():
+        parameter.data.copy_(tensors[name])
+        if f"{name}.{_MOMENTS[0]}" in tensors:
+            moments = {m: tensors[f"{name}.{m}"].to(parameter.device) for m in _MOMENTS}
+            optimizer.state[parameter] = {"step": torch.tensor(float(step)), **moments}
+
+
+def _refuse_another_run(stored: Mapping[str, Any], current: Mapping[str, Any], folder: Path) -> None:
+    changed = sorted(name for name in {*stored, *current} if stored.get(name) != current.get(name))
+    if changed:
+        name = changed[0]
+        raise TrainingError(
+            f"{folder} holds a checkpoint of another run ({name} was {stored.get(name)}, and is {current.get(name)}); "
+            "give this job another checkpoint folder, or empty this one"
+        )
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Newest first."""
+    return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), reverse=True)

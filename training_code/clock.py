@@ -1,0 +1,71 @@
+"""The time a job may take, and the signal to stop: when a step may begin, and how long there is to save."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Literal
+
+StopReason = Literal["max_runtime", "sigterm"]
+
+SIGTERM_GRACE_SECONDS = 120.0
+"""SageMaker kills a container this long after SIGTERM (StopTrainingJob, API reference)."""
+UPLOAD_SHARE = 0.05
+UPLOAD_SECONDS_AT_MOST = 60.0
+"""Kept free before the limit for what SageMaker does after the process ends: a share of the limit, at most this."""
+STEP_MARGIN = 1.1
+"""A step is expected to take the longest of the last steps times this."""
+
+
+@dataclass
+class Clock:
+    """Counts from the start of the container. Signals only set a flag: the loop looks at it between micro-batches."""
+
+    limit_seconds: float
+    now: Callable[[], float] = time.monotonic
+    started: float = field(default_factory=time.monotonic)
+    signalled_at: float | None = None
+    _recent_steps: deque[float] = field(default_factory=lambda: deque(maxlen=8))
+
+    def listen(self) -> None:
+        """Take SIGTERM as a request to stop; SIGINT too, for whoever runs this in a terminal."""
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+
+    @property
+    def signalled(self) -> bool:
+        return self.signalled_at is not None
+
+    def elapsed_seconds(self) -> float:
+        return self.now() - self.started
+
+    def seconds_left(self) -> float:
+        """Until this process must have ended: the limit's time, or the rest of the grace after SIGTERM."""
+        kept_free = min(UPLOAD_SECONDS_AT_MOST, self.limit_seconds * UPLOAD_SHARE)
+        left = self.limit_seconds - kept_free - self.elapsed_seconds()
+        if self.signalled_at is not None:
+            left = min(left, SIGTERM_GRACE_SECONDS * (1 - UPLOAD_SHARE) - (self.now() - self.signalled_at))
+        return left
+
+    def note_step(self, seconds: float) -> None:
+        self._recent_steps.append(seconds)
+
+    def step_seconds(self) -> float:
+        """What the next step is expected to take; 0 before the first, which is always tried."""
+        return max(self._recent_steps, default=0.0) * STEP_MARGIN
+
+    def reason_to_stop(self, *, seconds_to_finish: float) -> StopReason | None:
+        """Why no further step should begin, given what saving and the last evaluation will take."""
+        if self.signalled:
+            return "sigterm"
+        if self.seconds_left() < self.step_seconds() + seconds_to_finish:
+            return "max_runtime"
+        return None
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        if self.signalled_at is None:
+            self.signalled_at = self.now()

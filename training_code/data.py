@@ -1,0 +1,168 @@
+"""The dataset as token ids: read, rendered, split, and dealt out to steps."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from heartbeat import dataset
+from heartbeat.conversation import Row
+from training_code.chat import render, why_unservable
+from training_code.errors import TrainingError
+from training_code.tokenizer import ChatTokenizer, Encoded
+
+_PADDING = 0  # Its id does not matter: padding comes after a row, where causal attention cannot see it.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """A job's rows, ready to train on."""
+
+    training: list[Encoded]
+    heldout: list[Encoded]
+    num_over_long: int
+    """Rows left out, of both sides together, because they have more than MAX_LENGTH tokens."""
+    sha256: str
+    """Of the training channel's files in the order of their names."""
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch, padded on the right to its longest row."""
+
+    ids: torch.Tensor
+    """(rows, tokens), int64"""
+    targets: torch.Tensor
+    """(rows, tokens), bool: True where the token is one that the loss is taken on."""
+    num_tokens: int
+    """Without padding."""
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(self.ids.to(device), self.targets.to(device), self.num_tokens)
+
+
+def load(
+    channel: Path,
+    heldout_channel: Path,
+    tokenizer: ChatTokenizer,
+    *,
+    max_length: int,
+    held_out_fraction: float,
+    seed: int,
+) -> Data:
+    """Rows of `channel`, some of them held out unless `heldout_channel` brings its own.
+
+    Raises TrainingError for a missing or malformed file and for a dataset that leaves nothing to train on.
+    """
+    files = _files(channel)
+    if not files:
+        raise TrainingError(f"{channel} holds no .jsonl file; put the dataset there, one conversation a line")
+    rows = _read(files)
+    heldout_files = _files(heldout_channel)
+    if heldout_files:
+        training_rows, heldout_rows = rows, _read(heldout_files)
+    else:
+        training_rows, heldout_rows = dataset.split(rows, held_out_fraction, seed)
+    training, heldout = _encode(training_rows, tokenizer), _encode(heldout_rows, tokenizer)
+    data = Data(
+        training=_short_enough(training, max_length),
+        heldout=_short_enough(heldout, max_length),
+        num_over_long=sum(len(row.ids) > max_length for row in (*training, *heldout)),
+        sha256=_sha256(files),
+        warnings=_warnings(training_rows),
+    )
+    _refuse_untrainable(data, training, max_length)
+    return data
+
+
+def rows_of_step(step: int, *, num_rows: int, batch_size: int, seed: int) -> list[int]:
+    """Indices of the rows of step `step` (from 0): passes over all rows, each pass in an order of its own.
+
+    A function of its arguments alone, so that a resumed run sees what the first would have seen.
+    """
+    first = step * batch_size
+    return [_order(index // num_rows, num_rows, seed)[index % num_rows] for index in range(first, first + batch_size)]
+
+
+def batches(rows: Sequence[Encoded], size: int) -> list[Batch]:
+    """Micro-batches of `size` rows. Rows of like length go together, which saves padding and changes no loss."""
+    by_length = sorted(rows, key=lambda row: len(row.ids))
+    return [_batch(by_length[start : start + size]) for start in range(0, len(by_length), size)]
+
+
+def _files(channel: Path) -> list[Path]:
+    return sorted(channel.glob("*.jsonl")) if channel.is_dir() else []
+
+
+def _read(files: Sequence[Path]) -> list[Row]:
+    rows: list[Row] = []
+    for file in files:
+        try:
+            with file.open("rb") as lines:
+                rows += dataset.read(lines)
+        except (dataset.DatasetError, OSError) as error:
+            raise TrainingError(f"{file.name}: {error}") from None
+    return rows
+
+
+def _encode(rows: Iterable[Row], tokenizer: ChatTokenizer) -> list[Encoded]:
+    return [tokenizer.encode(render(row["messages"], row.get("tools"))) for row in rows]
+
+
+def _short_enough(rows: Iterable[Encoded], max_length: int) -> list[Encoded]:
+    # Dropped, not cut: cut from the left a row loses its persona, from the right the answer that it is there for.
+    return [row for row in rows if len(row.ids) <= max_length]
+
+
+def _refuse_untrainable(data: Data, before: Sequence[Encoded], max_length: int) -> None:
+    if not before:
+        raise TrainingError("no row is left to train on; add rows or lower HELD_OUT_FRACTION")
+    if not data.training:
+        shortest = min(len(row.ids) for row in before)
+        raise TrainingError(
+            f"every training row is longer than MAX_LENGTH={max_length} (the shortest has {shortest} tokens); "
+            "raise MAX_LENGTH or shorten the rows"
+        )
+    if not any(row.num_supervised for row in data.training):
+        raise TrainingError("no training row has an assistant turn to learn from; add answers of the assistant")
+
+
+def _warnings(rows: Sequence[Row]) -> list[str]:
+    problems = [problem for row in rows if (problem := why_unservable(row["messages"]))]
+    if not problems:
+        return []
+    return [f"{len(problems)} training rows teach tool calls that the endpoint cannot read, e.g. {problems[0]}"]
+
+
+def _sha256(files: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=2)
+def _order(epoch: int, num_rows: int, seed: int) -> tuple[int, ...]:
+    order = list(range(num_rows))
+    random.Random(f"{seed}:{epoch}").shuffle(order)
+    return tuple(order)
+
+
+def _batch(rows: Sequence[Encoded]) -> Batch:
+    length = max(len(row.ids) for row in rows)
+    ids = torch.full((len(rows), length), _PADDING, dtype=torch.int64)
+    targets = torch.zeros((len(rows), length), dtype=torch.bool)
+    for i, row in enumerate(rows):
+        ids[i, : len(row.ids)] = torch.tensor(row.ids)
+        targets[i, : len(row.ids)] = torch.tensor(row.supervised)
+    targets[:, 0] = False  # Nothing comes before the first token to predict it from.
+    return Batch(ids, targets, sum(len(row.ids) for row in rows))
