@@ -22,7 +22,7 @@ def loss_curve(points: Sequence[Point], marks: Mapping[str, float]) -> str:
     finite = [(x, y) for x, y in points if math.isfinite(y)]
     levels = [y for _, y in finite] + list(marks.values())
     low, high = min(levels), max(levels)
-    pad = 0.08 * (high - low or 1)
+    pad = max(0.08 * (high - low), 0.05)  # a flat curve gets a band around it
     low, high = max(0.0, low - pad), high + pad
     first, last = finite[0][0], finite[-1][0]
 

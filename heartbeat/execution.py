@@ -122,7 +122,7 @@ def _hyperparameters(value: object) -> Mapping[str, str | int | float]:
 
 
 def _seconds(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not float(value).is_integer():
         raise InputError(f"max_runtime_seconds={value!r} must be a whole number; leave it out for 28800 (8 h)")
     if not 1 <= value <= LONGEST_RUNTIME_SECONDS:
         raise InputError(

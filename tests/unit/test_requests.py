@@ -1,0 +1,141 @@
+"""Every SageMaker body is one that botocore's own model of the service takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import botocore.session
+import pytest
+import regex
+from botocore.model import Shape
+from botocore.validate import ParamValidator
+from hypothesis import given
+from hypothesis import strategies as st
+
+from heartbeat import requests
+
+_SERVICE = botocore.session.get_session().get_service_model("sagemaker")
+_TAGS = requests.tags(environment="dev", run="a-run")
+_ROLE = "arn:aws:iam::123456789012:role/a-role"
+_KEY = "arn:aws:kms:us-east-1:123456789012:key/00000000-0000-0000-0000-000000000000"
+
+
+def training_job(**changes: Any) -> dict[str, Any]:
+    return requests.create_training_job(
+        **{
+            "name": "hb-dev-0123456789ab-1-deadbeef",
+            "image": "123456789012.dkr.ecr.us-east-1.amazonaws.com/training:tag",
+            "role_arn": _ROLE,
+            "hyperparameters": {"MAX_STEPS": "400"},
+            "dataset_uri": "s3://data/datasets/a.jsonl",
+            "base_model_uri": "s3://artifacts/base-models/m/bf16/",
+            "output_uri": "s3://artifacts/runs/r/training/",
+            "checkpoint_uri": "s3://artifacts/runs/r/checkpoints/",
+            "kms_key_arn": _KEY,
+            "instance_type": "ml.p4d.24xlarge",
+            "volume_size": 500,
+            "stopping": requests.stopping_condition(max_runtime_seconds=28800, use_spot=False),
+            "use_spot": False,
+            "job_tags": _TAGS,
+            **changes,
+        }
+    )
+
+
+_CONTAINER = requests.container(
+    image="763104351884.dkr.ecr.us-east-1.amazonaws.com/vllm:0.30.0",
+    base_model_uri="s3://artifacts/base-models/m/bf16/",
+    adapter_uri="s3://artifacts/runs/r/adapter/",
+    environment=requests.serving_environment(max_lora_rank=16, max_model_len=8192, tensor_parallel=8),
+)
+
+BODIES: dict[str, dict[str, Any]] = {
+    "CreateTrainingJob": training_job(),
+    "CreateModelPackage": requests.create_model_package(
+        group="heartbeat-dev",
+        description="an adapter",
+        image=_CONTAINER["Image"],
+        adapter_uri="s3://artifacts/runs/r/adapter/",
+        approval="Approved",
+        metadata={"dataset": "s3://data/datasets/a.jsonl"},
+    ),
+    "CreateModel": requests.create_model(
+        name="hb-dev-1", role_arn=_ROLE, primary_container=_CONTAINER, model_tags=_TAGS
+    ),
+    "CreateEndpointConfig": requests.create_endpoint_config(
+        name="hb-dev-1", model="hb-dev-1", instance_type="ml.p4d.24xlarge", config_tags=_TAGS
+    ),
+    "CreateEndpoint": requests.create_endpoint(name="heartbeat-dev", config="hb-dev-1", endpoint_tags=_TAGS),
+    "UpdateEndpoint": requests.update_endpoint(name="heartbeat-dev", config="hb-dev-1"),
+}
+
+
+def problems(operation: str, body: dict[str, Any]) -> list[str]:
+    """What botocore's model of `operation` says against `body`: names, types, lengths, enums and patterns."""
+    shape = _SERVICE.operation_model(operation).input_shape
+    report = ParamValidator().validate(body, shape)
+    return [*([report.generate_report()] if report.has_errors() else []), *_against(shape, body, operation)]
+
+
+def _against(shape: Shape | None, value: Any, where: str) -> list[str]:
+    """Enums and patterns, which botocore's validator leaves to the service."""
+    if shape is None or value is None:
+        return []
+    if shape.type_name == "structure":
+        members = shape.members  # type: ignore[attr-defined]
+        return [text for name in value if name in members for text in _against(members[name], value[name], name)]
+    if shape.type_name == "list":
+        return [text for item in value for text in _against(shape.member, item, where)]  # type: ignore[attr-defined]
+    if shape.type_name == "map":
+        return [text for item in value.values() for text in _against(shape.value, item, where)]  # type: ignore[attr-defined]
+    pattern = shape.metadata.get("pattern")
+    found = []
+    if getattr(shape, "enum", None) and value not in shape.enum:  # type: ignore[attr-defined]
+        found.append(f"{where}={value!r} is not in the enum")
+    if pattern and isinstance(value, str) and not regex.fullmatch(pattern, value):
+        found.append(f"{where}={value!r} does not match {pattern}")
+    return found
+
+
+@pytest.mark.parametrize("operation", BODIES)
+def test_body_is_valid(operation: str) -> None:
+    assert problems(operation, BODIES[operation]) == []
+
+
+@pytest.mark.parametrize("operation", BODIES)
+def test_a_misspelt_member_is_noticed(operation: str) -> None:
+    body = dict(BODIES[operation])
+    name, value = body.popitem()
+    assert problems(operation, {**body, name + "x": value})
+
+
+def test_an_unknown_instance_is_noticed() -> None:
+    assert "enum" in problems("CreateTrainingJob", training_job(instance_type="ml.h900.large"))[-1]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("use_spot", [False, True])
+@given(seconds=st.integers(min_value=1, max_value=28 * 24 * 3600))
+def test_stopping_condition(seconds: int, use_spot: bool) -> None:
+    condition = requests.stopping_condition(max_runtime_seconds=seconds, use_spot=use_spot)
+    assert condition["MaxRuntimeInSeconds"] == seconds
+    # SageMaker: required with spot and not less than the run time; refused without spot.
+    assert ("MaxWaitTimeInSeconds" in condition) == use_spot
+    assert condition.get("MaxWaitTimeInSeconds", seconds) >= seconds
+
+
+@given(
+    model=st.floats(min_value=0, max_value=1e13),
+    dataset=st.floats(min_value=0, max_value=1e12),
+    floor=st.integers(min_value=1, max_value=16384),
+)
+def test_volume_holds_the_inputs(model: float, dataset: float, floor: int) -> None:
+    volume = requests.volume_size_gib(base_model_bytes=model, dataset_bytes=dataset, at_least=floor)
+    assert floor <= volume <= 16384
+    assert volume == 16384 or volume * 1024**3 > model + dataset
+
+
+def test_the_job_has_no_network_and_no_more_instances_than_one() -> None:
+    body = training_job()
+    assert body["EnableNetworkIsolation"] is True
+    assert body["ResourceConfig"]["InstanceCount"] == 1
+    assert body["OutputDataConfig"]["KmsKeyId"] == _KEY
