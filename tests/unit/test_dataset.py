@@ -19,9 +19,7 @@ def line(*messages: dict[str, Any], **row: Any) -> bytes:
     return json.dumps({"messages": list(messages), **row}).encode() + b"\n"
 
 
-def call(
-    name: str = "pinecone_search", arguments: Any = '{"query": "Béliveau"}', **more: Any
-) -> dict[str, Any]:
+def call(name: str = "pinecone_search", arguments: Any = '{"query": "Béliveau"}', **more: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name, "arguments": arguments}, **more}
 
 
@@ -190,9 +188,7 @@ def test_an_empty_file_is_an_error_of_the_file(lines: list[bytes]) -> None:
 
 
 def test_duplicates_are_told_whatever_their_keys_order_and_ids() -> None:
-    first = line(
-        user(), calling(call(arguments='{"a": 1, "b": 2}', id="x")), tool(tool_call_id="x"), assistant()
-    )
+    first = line(user(), calling(call(arguments='{"a": 1, "b": 2}', id="x")), tool(tool_call_id="x"), assistant())
     again = line(user(), calling(call(arguments={"b": 2, "a": 1}, id="y")), tool(), assistant(), note=1)
     report = check([first, SOUND[0], again])
     assert report.ok
@@ -263,9 +259,7 @@ def test_no_supervised_tokens_where_the_weight_is_zero() -> None:
 
 
 def rows(count: int, start: int = 0) -> list[dict[str, Any]]:
-    return [
-        {"messages": [user(f"Question {i}?"), assistant(f"Answer {i}.")]} for i in range(start, start + count)
-    ]
+    return [{"messages": [user(f"Question {i}?"), assistant(f"Answer {i}.")]} for i in range(start, start + count)]
 
 
 def test_the_split_holds_out_about_the_fraction_and_loses_nothing() -> None:
@@ -304,9 +298,7 @@ MESSAGES = st.fixed_dictionaries(
         "content": st.text(max_size=5) | JSON,
         "tool_calls": JSON
         | st.lists(
-            st.builds(
-                call, st.sampled_from(["pinecone_search", "f-g"]) | st.text(max_size=3), st.text() | JSON
-            ),
+            st.builds(call, st.sampled_from(["pinecone_search", "f-g"]) | st.text(max_size=3), st.text() | JSON),
             max_size=2,
         ),
         "tool_call_id": JSON,

@@ -19,9 +19,7 @@ def metrics(**heldout: Any) -> dict[str, Any]:
 def test_a_better_model_passes_with_its_figures() -> None:
     found = verdict(metrics())
     assert found.passed
-    assert found.reasons == (
-        "held-out loss 2.10 against base 3.05 (ratio 0.69, needs at most 0.95) on 38 rows",
-    )
+    assert found.reasons == ("held-out loss 2.10 against base 3.05 (ratio 0.69, needs at most 0.95) on 38 rows",)
     assert found.figures["loss_ratio"] == pytest.approx(0.6885, abs=1e-4)
 
 
