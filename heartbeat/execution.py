@@ -89,6 +89,16 @@ def _kind(value: object) -> str:
     return {list: "a list", str: "a string", bool: "a boolean", type(None): "null"}.get(type(value), "a number")
 
 
+def _number(value: object) -> float | None:
+    """A finite number that JSON may hold; None for everything else, true and false among it."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
 def _dataset(value: object) -> str:
     if not isinstance(value, str):
         raise InputError(f"dataset={value!r} must be an S3 URI, s3://BUCKET/datasets/FILE.jsonl")
@@ -122,22 +132,24 @@ def _hyperparameters(value: object) -> Mapping[str, str | int | float]:
 
 
 def _seconds(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not float(value).is_integer():
+    number = _number(value)
+    if number is None or not number.is_integer():
         raise InputError(f"max_runtime_seconds={value!r} must be a whole number; leave it out for 28800 (8 h)")
-    if not 1 <= value <= LONGEST_RUNTIME_SECONDS:
+    if not 1 <= number <= LONGEST_RUNTIME_SECONDS:
         raise InputError(
-            f"max_runtime_seconds={value:g} must be between 1 and {LONGEST_RUNTIME_SECONDS} (28 days, SageMaker's"
+            f"max_runtime_seconds={number:g} must be between 1 and {LONGEST_RUNTIME_SECONDS} (28 days, SageMaker's"
             " limit); leave it out for 28800 (8 h)"
         )
-    return int(value)
+    return int(number)
 
 
 def _budget(value: object) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+    number = _number(value)
+    if number is None or number <= 0:
         raise InputError(f"budget_usd={value!r} must be a positive number; leave it out for no limit")
-    return float(value)
+    return number
 
 
 def _boolean(name: str, value: object) -> bool:

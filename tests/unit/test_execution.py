@@ -54,6 +54,8 @@ def test_null_is_left_out() -> None:
         ({"max_runtime_seconds": float("nan")}, "whole number"),
         ({"max_runtime_seconds": float("inf")}, "whole number"),
         ({"max_runtime_seconds": "28800"}, "whole number"),
+        ({"max_runtime_seconds": 10**400}, "whole number"),
+        ({"budget_usd": 10**400}, "positive number"),
         ({"budget_usd": -1}, "positive number"),
         ({"budget_usd": float("inf")}, "positive number"),
         ({"use_spot": "yes"}, "use_spot='yes' must be true or false"),

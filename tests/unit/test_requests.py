@@ -82,15 +82,15 @@ def _against(shape: Shape | None, value: Any, where: str) -> list[str]:
     if shape is None or value is None:
         return []
     if shape.type_name == "structure":
-        members = shape.members  # type: ignore[attr-defined]
+        members = shape.members
         return [text for name in value if name in members for text in _against(members[name], value[name], name)]
     if shape.type_name == "list":
-        return [text for item in value for text in _against(shape.member, item, where)]  # type: ignore[attr-defined]
+        return [text for item in value for text in _against(shape.member, item, where)]
     if shape.type_name == "map":
-        return [text for item in value.values() for text in _against(shape.value, item, where)]  # type: ignore[attr-defined]
+        return [text for item in value.values() for text in _against(shape.value, item, where)]
     pattern = shape.metadata.get("pattern")
     found = []
-    if getattr(shape, "enum", None) and value not in shape.enum:  # type: ignore[attr-defined]
+    if getattr(shape, "enum", None) and value not in shape.enum:
         found.append(f"{where}={value!r} is not in the enum")
     if pattern and isinstance(value, str) and not regex.fullmatch(pattern, value):
         found.append(f"{where}={value!r} does not match {pattern}")
@@ -110,7 +110,7 @@ def test_a_misspelt_member_is_noticed(operation: str) -> None:
 
 
 def test_an_unknown_instance_is_noticed() -> None:
-    assert "enum" in problems("CreateTrainingJob", training_job(instance_type="ml.h900.large"))[-1]  # type: ignore[operator]
+    assert "enum" in problems("CreateTrainingJob", training_job(instance_type="ml.h900.large"))[-1]
 
 
 @pytest.mark.parametrize("use_spot", [False, True])
