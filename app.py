@@ -25,8 +25,19 @@ from stacks.settings import Settings
 from stacks.storage import Storage
 
 
+def make_app(outdir: str | None = None) -> cdk.App:
+    """An app with cdk.json's context, over which the CDK's command line puts its own.
+
+    So a plain `python app.py` and the tests synthesise what `cdk synth` does.
+    """
+    context = json.loads((bundling.ROOT / "cdk.json").read_text(encoding="utf-8"))["context"]
+    app = cdk.App(context=context, outdir=outdir, analytics_reporting=False)
+    cdk.Validations.of(app).add_plugins(Checks(app))
+    return app
+
+
 def compose(app: cdk.App, settings: Settings) -> None:
-    """Adds the environment's stacks and the checks that each synth must pass."""
+    """Adds the stacks of one environment. They name no account and no Region, so they deploy to any."""
     prefix = f"HeartBeat-{settings.environment}"
     storage = Storage(app, f"{prefix}-Storage", settings=settings)
     registry = Registry(app, f"{prefix}-Registry", settings=settings, key=storage.key)
@@ -37,15 +48,11 @@ def compose(app: cdk.App, settings: Settings) -> None:
         stack.termination_protection = settings.termination_protection
         for key, value in settings.all_tags.items():
             stack.add_stack_tag(key, value)
-    for key, value in settings.all_tags.items():
-        cdk.Tags.of(app).add(key, value)
-    cdk.Validations.of(app).add_plugins(Checks(app))
+            cdk.Tags.of(stack).add(key, value)
 
 
 def main() -> None:
-    # What the CDK's command line passes wins over this; with it, a plain `python app.py` and the tests
-    # synthesise what `cdk synth` does.
-    app = cdk.App(context=json.loads((bundling.ROOT / "cdk.json").read_text())["context"])
+    app = make_app()
     try:
         settings = Settings.from_context(app.node, app.node.try_get_context("environment") or "dev")
     except SettingError as error:
