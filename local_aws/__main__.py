@@ -1,0 +1,77 @@
+"""`python -m local_aws --port PORT --root DIR [--region REGION]`: serve the embedded AWS on 127.0.0.1."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import os
+import socket
+import sys
+from pathlib import Path
+
+from local_aws.settings import REPOSITORY, Settings
+
+
+def main() -> int:
+    arguments = _arguments()
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(("127.0.0.1", arguments.port))
+    except OSError as error:
+        print(f"--port {arguments.port} is not free ({error.strerror}): give another, or 0 for any", file=sys.stderr)
+        return 1
+    settings = Settings(
+        port=listener.getsockname()[1], root=arguments.root.resolve(), region=arguments.region
+    )
+    _prepare_environment(settings)
+    cloud = importlib.import_module("local_aws.cloud")  # reads the environment: not before it is prepared
+
+    async def serve() -> None:
+        await cloud.Cloud(settings).serve(listener, stop_at_end_of_stdin=arguments.stop_at_end_of_stdin)
+
+    asyncio.run(serve())
+    return 0
+
+
+def _prepare_environment(settings: Settings) -> None:
+    """The environment variables that ministack reads when it is imported."""
+    temporary = settings.root / "tmp"
+    temporary.mkdir(parents=True, exist_ok=True)
+    modules = REPOSITORY / "node_modules"
+    os.environ.update(
+        AUTH="true",
+        BIND_HOST="127.0.0.1",
+        GATEWAY_PORT=str(settings.port),
+        IOT_MTLS_ENABLED="0",
+        SFTP_ENABLED="0",
+        MINISTACK_ACCOUNT_ID=settings.account,
+        MINISTACK_REGION=settings.region,
+        AWS_DEFAULT_REGION=settings.region,
+        AWS_ENDPOINT_URL=settings.url,
+        TMPDIR=str(temporary),
+        DOCKER_HOST="unix:///nonexistent/docker.sock",  # never look for a Docker daemon
+        PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+    )
+    os.environ.setdefault("LOG_LEVEL", "WARNING")
+    os.environ.setdefault("NODE_PATH", str(modules))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        os.environ.pop(name, None)  # a developer's real credentials have no business here
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m local_aws", description=__doc__)
+    parser.add_argument("--port", type=int, required=True, help="TCP port on 127.0.0.1; 0 picks a free one")
+    parser.add_argument("--root", type=Path, required=True, help="folder for images, jobs and endpoints")
+    parser.add_argument("--region", default="us-east-1")
+    parser.add_argument(
+        "--stop-at-end-of-stdin",
+        action="store_true",
+        help="stop when standard input ends, as it does when the process that started this one dies",
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,371 @@
+"""CloudFormation: properties that ministack's resource handlers drop, and types that it lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import botocore.serialize
+from ministack.core.iam_evaluator import validate_role_arn
+from ministack.services import budgets, codebuild, s3, sns, stepfunctions
+from ministack.services.cloudformation import provisioners
+
+from local_aws.api_model import service_model
+from local_aws.errors import ApiError
+from local_aws.sagemaker import SageMaker
+from local_aws.stepfunctions import StepFunctions
+
+Properties = dict[str, Any]
+
+
+def install(sagemaker: SageMaker, step_functions: StepFunctions) -> None:
+    _install_buckets()
+    _install_topics()
+    _install_roles_check()
+    _install_state_machines(step_functions)
+    _install_build_projects()
+    _install_model_package_groups(sagemaker)
+    _install_budgets()
+
+
+def _handlers(resource_type: str) -> dict[str, Any]:
+    handlers: dict[str, Any] = provisioners._RESOURCE_HANDLERS[resource_type]
+    return handlers
+
+
+# --- AWS::S3::Bucket ------------------------------------------------------------------------------------------
+
+
+def _install_buckets() -> None:
+    handlers = _handlers("AWS::S3::Bucket")
+    create, update, delete = handlers["create"], handlers["update"], handlers["delete"]
+
+    def create_all(logical_id: str, properties: Properties, stack: str) -> Any:
+        name, attributes = create(logical_id, properties, stack)
+        _apply_bucket(name, properties)
+        return name, attributes
+
+    def update_all(physical_id: str, old: Properties, new: Properties, stack: str) -> Any:
+        result = update(physical_id, old, new, stack)
+        _apply_bucket(result[0], new)
+        return result
+
+    def delete_empty(physical_id: str, properties: Properties) -> Any:
+        if (s3._buckets.get(physical_id) or {}).get("objects"):
+            raise ValueError("The bucket you tried to delete is not empty (Service: S3, Status Code: 409)")
+        return delete(physical_id, properties)
+
+    handlers.update(create=create_all, update=update_all, delete=delete_empty)
+
+
+def _apply_bucket(name: str, properties: Properties) -> None:
+    """Hand the properties that have an API of their own to that API."""
+    for member, (apply, body) in _BUCKET_PROPERTIES.items():
+        if member not in properties:
+            continue
+        status, _, answer = apply(name, body(properties[member], name))
+        if status >= 300:
+            raise ValueError(f"AWS::S3::Bucket {member}: {answer!r}")
+
+
+def _xml(operation: str, **parameters: Any) -> bytes:
+    model = service_model("s3").operation_model(operation)
+    serializer = botocore.serialize.create_serializer("rest-xml")
+    body = serializer.serialize_to_request({"Bucket": "bucket", **parameters}, model)["body"]
+    return body if isinstance(body, bytes) else body.encode()
+
+
+def _true(value: Any) -> bool:
+    """A template may write a boolean as text."""
+    return str(value).lower() == "true"
+
+
+def _tagging(tags: list[Properties], bucket: str) -> bytes:
+    pairs = [{"Key": tag["Key"], "Value": str(tag["Value"])} for tag in tags]
+    return _xml("PutBucketTagging", Tagging={"TagSet": pairs})
+
+
+def _encryption(value: Properties, bucket: str) -> bytes:
+    rules = []
+    for rule in value["ServerSideEncryptionConfiguration"]:
+        converted = {"ApplyServerSideEncryptionByDefault": rule["ServerSideEncryptionByDefault"]}
+        if "BucketKeyEnabled" in rule:
+            converted["BucketKeyEnabled"] = _true(rule["BucketKeyEnabled"])
+        rules.append(converted)
+    return _xml("PutBucketEncryption", ServerSideEncryptionConfiguration={"Rules": rules})
+
+
+def _lifecycle(value: Properties, bucket: str) -> bytes:
+    rules = [_lifecycle_rule(rule) for rule in value["Rules"]]
+    return _xml("PutBucketLifecycleConfiguration", LifecycleConfiguration={"Rules": rules})
+
+
+def _lifecycle_rule(rule: Properties) -> Properties:
+    known = {
+        "Id",
+        "Status",
+        "Prefix",
+        "ExpirationInDays",
+        "ExpiredObjectDeleteMarker",
+        "NoncurrentVersionExpiration",
+        "NoncurrentVersionTransitions",
+        "Transitions",
+        "AbortIncompleteMultipartUpload",
+    }
+    if unknown := sorted(set(rule) - known):
+        raise ValueError(f"AWS::S3::Bucket lifecycle rule: {', '.join(unknown)} is not supported by the embedded AWS")
+    converted: Properties = {"Status": rule["Status"], "Filter": {"Prefix": rule.get("Prefix", "")}}
+    if "Id" in rule:
+        converted["ID"] = rule["Id"]
+    if "ExpirationInDays" in rule:
+        converted["Expiration"] = {"Days": int(rule["ExpirationInDays"])}
+    if "ExpiredObjectDeleteMarker" in rule:
+        converted["Expiration"] = {"ExpiredObjectDeleteMarker": _true(rule["ExpiredObjectDeleteMarker"])}
+    if "NoncurrentVersionExpiration" in rule:
+        limits = rule["NoncurrentVersionExpiration"].items()
+        converted["NoncurrentVersionExpiration"] = {key: int(value) for key, value in limits}
+    if "NoncurrentVersionTransitions" in rule:
+        converted["NoncurrentVersionTransitions"] = [
+            {"StorageClass": step["StorageClass"], "NoncurrentDays": int(step["TransitionInDays"])}
+            for step in rule["NoncurrentVersionTransitions"]
+        ]
+    if "Transitions" in rule:
+        converted["Transitions"] = [
+            {"StorageClass": step["StorageClass"], "Days": int(step["TransitionInDays"])}
+            for step in rule["Transitions"]
+        ]
+    if "AbortIncompleteMultipartUpload" in rule:
+        days = int(rule["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"])
+        converted["AbortIncompleteMultipartUpload"] = {"DaysAfterInitiation": days}
+    return converted
+
+
+def _public_access(value: Properties, bucket: str) -> bytes:
+    blocks = {key: _true(blocked) for key, blocked in value.items()}
+    return _xml("PutPublicAccessBlock", PublicAccessBlockConfiguration=blocks)
+
+
+def _ownership(value: Properties, bucket: str) -> bytes:
+    return _xml("PutBucketOwnershipControls", OwnershipControls=value)
+
+
+def _access_logs(value: Properties, bucket: str) -> bytes:
+    target = {
+        "TargetBucket": value.get("DestinationBucketName", bucket),
+        "TargetPrefix": value.get("LogFilePrefix", ""),
+    }
+    return _xml("PutBucketLogging", BucketLoggingStatus={"LoggingEnabled": target})
+
+
+_BUCKET_PROPERTIES: dict[str, tuple[Callable[[str, bytes], Any], Callable[[Any, str], bytes]]] = {
+    "Tags": (lambda name, body: s3._put_bucket_tagging(name, body), _tagging),
+    "BucketEncryption": (lambda name, body: s3._put_bucket_encryption(name, body), _encryption),
+    "LifecycleConfiguration": (lambda name, body: s3._put_bucket_lifecycle(name, body), _lifecycle),
+    "PublicAccessBlockConfiguration": (lambda name, body: s3._put_public_access_block(name, body), _public_access),
+    "OwnershipControls": (lambda name, body: s3._put_bucket_ownership_controls(name, body), _ownership),
+    "LoggingConfiguration": (lambda name, body: s3._put_bucket_logging(name, body), _access_logs),
+}
+
+
+# --- AWS::SNS::Topic ------------------------------------------------------------------------------------------
+
+
+def _install_topics() -> None:
+    handlers = _handlers("AWS::SNS::Topic")
+    create = handlers["create"]
+
+    def create_with_key(logical_id: str, properties: Properties, *rest: Any) -> Any:
+        result = create(logical_id, properties, *rest)
+        if properties.get("KmsMasterKeyId"):
+            attributes = sns._topics[result[0]].setdefault("attributes", {})
+            attributes["KmsMasterKeyId"] = properties["KmsMasterKeyId"]
+        return result
+
+    handlers["create"] = create_with_key
+
+
+# --- roles must exist -----------------------------------------------------------------------------------------
+
+
+def _install_roles_check() -> None:
+    for resource_type, member in (
+        ("AWS::Lambda::Function", "Role"),
+        ("AWS::StepFunctions::StateMachine", "RoleArn"),
+        ("AWS::CodeBuild::Project", "ServiceRole"),
+    ):
+        handlers = _handlers(resource_type)
+        handlers["create"] = _with_role(resource_type, member, handlers["create"], position=1)
+        handlers["update"] = _with_role(resource_type, member, handlers["update"], position=2)
+
+
+def _with_role(resource_type: str, member: str, handler: Any, *, position: int) -> Any:
+    def checked(*arguments: Any) -> Any:
+        role = arguments[position].get(member)
+        problem = validate_role_arn(role) if role else f"{member} is missing"
+        if problem:
+            raise ValueError(f"{resource_type}: {problem}")
+        return handler(*arguments)
+
+    return checked
+
+
+# --- AWS::StepFunctions::StateMachine -------------------------------------------------------------------------
+
+
+def _install_state_machines(step_functions: StepFunctions) -> None:
+    handlers = _handlers("AWS::StepFunctions::StateMachine")
+    create, update = handlers["create"], handlers["update"]
+
+    def verify(properties: Properties) -> None:
+        definition, role = provisioners._sfn_definition(properties), properties["RoleArn"]
+        try:
+            step_functions.check({"definition": definition, "roleArn": role})
+            step_functions.check_logging(role, _camel(properties.get("LoggingConfiguration")))
+        except ApiError as error:
+            raise ValueError(error.message) from error
+
+    def create_verified(logical_id: str, properties: Properties, stack: str) -> Any:
+        verify(properties)
+        arn, attributes = create(logical_id, properties, stack)
+        _store_logging(arn, properties)
+        return arn, attributes
+
+    def update_verified(physical_id: str, old: Properties, new: Properties, *rest: Any) -> Any:
+        verify(new)
+        result = update(physical_id, old, new, *rest)
+        _store_logging(result[0], new)
+        return result
+
+    handlers.update(create=create_verified, update=update_verified)
+
+
+def _store_logging(arn: str, properties: Properties) -> None:
+    """Keep the logging and tracing configuration in the API's casing, as DescribeStateMachine answers it."""
+    machine = stepfunctions._state_machines[arn]
+    if "LoggingConfiguration" in properties:
+        logging = _camel(properties["LoggingConfiguration"])
+        logging["includeExecutionData"] = _true(logging.get("includeExecutionData", False))
+        machine["loggingConfiguration"] = logging
+    if "TracingConfiguration" in properties:
+        enabled = _true(properties["TracingConfiguration"].get("Enabled", False))
+        machine["tracingConfiguration"] = {"enabled": enabled}
+
+
+def _camel(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key[:1].lower() + key[1:]: _camel(member) for key, member in value.items()}
+    return [_camel(member) for member in value] if isinstance(value, list) else value
+
+
+# --- AWS::CodeBuild::Project ----------------------------------------------------------------------------------
+
+
+def _install_build_projects() -> None:
+    handlers = _handlers("AWS::CodeBuild::Project")
+    create, update = handlers["create"], handlers["update"]
+
+    def create_with_logs(logical_id: str, properties: Properties, stack: str) -> Any:
+        result = create(logical_id, properties, stack)
+        _store_logs(result[0], properties)
+        return result
+
+    def update_with_logs(physical_id: str, old: Properties, new: Properties, *rest: Any) -> Any:
+        result = update(physical_id, old, new, *rest)
+        _store_logs(result[0], new)
+        return result
+
+    handlers.update(create=create_with_logs, update=update_with_logs)
+
+
+def _store_logs(name: str, properties: Properties) -> None:
+    logs = properties.get("LogsConfig", {}).get("CloudWatchLogs", {})
+    codebuild._projects[name]["logsConfig"] = {"cloudWatchLogs": _camel(logs)}
+
+
+# --- AWS::SageMaker::ModelPackageGroup ------------------------------------------------------------------------
+
+
+def _install_model_package_groups(sagemaker: SageMaker) -> None:
+    members = ("ModelPackageGroupName", "ModelPackageGroupDescription", "Tags")
+
+    def create(logical_id: str, properties: Properties, stack: str) -> Any:
+        _refuse_unknown("AWS::SageMaker::ModelPackageGroup", properties, (*members, "ModelPackageGroupPolicy"))
+        request = {member: properties[member] for member in members if member in properties}
+        try:
+            arn = sagemaker.call("CreateModelPackageGroup", request)["ModelPackageGroupArn"]
+        except ApiError as error:
+            raise ValueError(error.message) from error
+        attributes = {
+            "ModelPackageGroupArn": arn,
+            "ModelPackageGroupStatus": "Completed",
+            "CreationTime": "",
+        }
+        return arn, attributes
+
+    def update(physical_id: str, old: Properties, new: Properties, stack: str) -> Any:
+        if {**old, "Tags": None} != {**new, "Tags": None}:
+            raise ValueError("AWS::SageMaker::ModelPackageGroup: only Tags can be updated in the embedded AWS")
+        sagemaker.call("AddTags", {"ResourceArn": physical_id, "Tags": new.get("Tags", [])})
+        return physical_id, {"ModelPackageGroupArn": physical_id}
+
+    def delete(physical_id: str, properties: Properties) -> None:
+        try:
+            sagemaker.call(
+                "DeleteModelPackageGroup", {"ModelPackageGroupName": properties["ModelPackageGroupName"]}
+            )
+        except ApiError as error:
+            raise ValueError(error.message) from error
+
+    provisioners._RESOURCE_HANDLERS["AWS::SageMaker::ModelPackageGroup"] = {
+        "create": create,
+        "update": update,
+        "delete": delete,
+    }
+
+
+def _refuse_unknown(resource_type: str, properties: Properties, known: tuple[str, ...]) -> None:
+    if unknown := sorted(set(properties) - set(known)):
+        raise ValueError(f"{resource_type}: {', '.join(unknown)} is not supported by the embedded AWS")
+
+
+# --- AWS::Budgets::Budget -------------------------------------------------------------------------------------
+
+
+def _install_budgets() -> None:
+    def create(logical_id: str, properties: Properties, stack: str) -> Any:
+        budget = dict(properties["Budget"])
+        budget.setdefault("BudgetName", f"{stack}-{logical_id}")
+        if "BudgetLimit" in budget:
+            limit = budget["BudgetLimit"]
+            budget["BudgetLimit"] = {"Amount": str(limit["Amount"]), "Unit": limit["Unit"]}
+        notifications = [_budget_notification(n) for n in properties.get("NotificationsWithSubscribers", [])]
+        request = {"AccountId": budgets.get_account_id(), "Budget": budget}
+        _budget_call(budgets._create_budget, {**request, "NotificationsWithSubscribers": notifications})
+        return budget["BudgetName"], {}
+
+    def update(physical_id: str, old: Properties, new: Properties, stack: str) -> Any:
+        delete(physical_id, old)
+        return create(physical_id, {**new, "Budget": {**new["Budget"], "BudgetName": physical_id}}, stack)
+
+    def delete(physical_id: str, properties: Properties) -> None:
+        _budget_call(
+            budgets._delete_budget, {"AccountId": budgets.get_account_id(), "BudgetName": physical_id}
+        )
+
+    provisioners._RESOURCE_HANDLERS["AWS::Budgets::Budget"] = {
+        "create": create,
+        "update": update,
+        "delete": delete,
+    }
+
+
+def _budget_notification(notification: Properties) -> Properties:
+    inner = dict(notification["Notification"])
+    inner["Threshold"] = float(inner["Threshold"])
+    return {"Notification": inner, "Subscribers": notification["Subscribers"]}
+
+
+def _budget_call(operation: Callable[[Properties], Any], request: Properties) -> None:
+    status, _, body = operation(request)
+    if status >= 300:
+        raise ValueError(f"AWS::Budgets::Budget: {body!r}")

@@ -1,0 +1,185 @@
+"""Where ministack is kinder than AWS, or vaguer: small corrections to single services."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import types
+from typing import Any
+
+from ministack import app
+from ministack.core import iam_actions, iam_evaluator, lambda_runtime
+from ministack.core.responses import error_response_json
+from ministack.services import cloudwatch, ecr, eventbridge, lambda_svc, s3
+
+from local_aws.containers import spawn
+from local_aws.settings import Settings
+
+logger = logging.getLogger("local_aws")
+_KEY_HEADER = "x-amz-server-side-encryption-aws-kms-key-id"
+
+
+def install(settings: Settings) -> None:
+    _trust_loopback()
+    _require_kms_for_objects(settings)
+    _evaluate_alarms_on_their_dimensions()
+    _report_lambda_errors_as_aws()
+    _end_lambda_workers_with_the_server()
+    _report_missing_images()
+    _ask_permission_to_invoke_from_events()
+
+
+def _trust_loopback() -> None:
+    """Loopback stands for TLS, or every bucket policy that enforces aws:SecureTransport would deny all."""
+
+    def pin(client_address: str, secure: bool) -> None:
+        iam_evaluator._request_origin.set((client_address, True))
+
+    app.pin_request_origin = pin
+
+
+# --- S3 and KMS -----------------------------------------------------------------------------------------------
+
+
+def _require_kms_for_objects(settings: Settings) -> None:
+    """Writing an object under a KMS key needs kms:GenerateDataKey, reading it kms:Decrypt."""
+    resolve, checks = s3._resolve_sse_write_headers, iam_actions.s3_additional_checks
+
+    def resolve_default_key(headers: dict[str, str], bucket: str) -> Any:
+        if headers.get("x-amz-server-side-encryption") == "aws:kms" and not headers.get(_KEY_HEADER):
+            key = s3._bucket_default_sse_headers(bucket).get(_KEY_HEADER) or "alias/aws/s3"
+            headers = {**headers, _KEY_HEADER: key}
+        return resolve(headers, bucket)
+
+    def with_kms(method: str, path: str, headers: dict[str, str], body: bytes, query: dict[str, Any]) -> Any:
+        needed = list(checks(method, path, headers, body, query))
+        bucket, _, key = path.strip("/").partition("/")
+        if not key or method not in ("PUT", "GET", "POST", "HEAD") or {"tagging", "acl"} & set(query):
+            return needed
+        reading = method in ("GET", "HEAD")
+        encryption = _stored_encryption(bucket, key) if reading else resolve_default_key(headers, bucket)[0]
+        kms_key = (encryption or {}).get(_KEY_HEADER)
+        if kms_key and "alias/aws/" not in kms_key:
+            action = "kms:Decrypt" if reading else "kms:GenerateDataKey"
+            needed.append((action, _key_arn(settings, kms_key)))
+        return needed
+
+    s3._resolve_sse_write_headers = resolve_default_key
+    iam_actions.s3_additional_checks = with_kms
+
+
+def _stored_encryption(bucket: str, key: str) -> dict[str, str]:
+    stored = ((s3._buckets.get(bucket) or {}).get("objects") or {}).get(key) or {}
+    headers: dict[str, str] = s3._stored_sse_headers(stored)
+    return headers
+
+
+def _key_arn(settings: Settings, key: str) -> str:
+    return key if key.startswith("arn:") else settings.arn("kms", f"key/{key}")
+
+
+# --- CloudWatch -----------------------------------------------------------------------------------------------
+
+
+def _evaluate_alarms_on_their_dimensions() -> None:
+    """ministack merges every series of a metric; an alarm has one, that of its own dimensions."""
+    evaluate = cloudwatch._evaluate_alarm
+
+    def evaluate_own(alarm: dict[str, Any]) -> None:
+        wanted = {d["Name"]: d["Value"] for d in alarm.get("Dimensions") or []}
+        every = list(cloudwatch._metrics.items())
+        own = {key: points for key, points in every if points and _has(points[0], wanted)}
+        # The same code over a smaller store: swapping the global would lose what other threads record meanwhile.
+        narrowed = types.FunctionType(evaluate.__code__, {**evaluate.__globals__, "_metrics": own})
+        narrowed(alarm)
+
+    cloudwatch._evaluate_alarm = evaluate_own
+
+
+def _has(point: dict[str, Any], dimensions: dict[str, str]) -> bool:
+    return bool(point.get("Dimensions", {}) == dimensions)
+
+
+# --- Lambda ---------------------------------------------------------------------------------------------------
+
+_MARK = "\x01"
+_PLAIN = '"error": str(e), "trace": traceback.format_exc()}'
+_AS_AWS = (
+    '"error": "\\x01" + json.dumps({"errorMessage": str(e), "errorType": type(e).__name__, '
+    '"requestId": context.aws_request_id, "stackTrace": traceback.format_tb(e.__traceback__)[1:]}), '
+    '"trace": traceback.format_exc()}'
+)
+
+
+def _report_lambda_errors_as_aws() -> None:
+    """A Python handler's exception carries its class name and stack, as the Lambda runtime reports it."""
+    script = lambda_runtime._PYTHON_WORKER_SCRIPT
+    if _PLAIN not in script:
+        raise RuntimeError("ministack's Python worker has changed: local_aws pins ministack 1.5.33")
+    lambda_runtime._PYTHON_WORKER_SCRIPT = script.replace(_PLAIN, _AS_AWS)
+    execute = lambda_svc._execute_function_warm
+
+    def execute_and_unpack(function: Any, event: Any, request_id: str) -> Any:
+        result = execute(function, event, request_id)
+        body = result.get("body")
+        if result.get("error") and isinstance(body, dict):
+            message = str(body.get("errorMessage", ""))
+            if message.startswith(_MARK):
+                result["body"] = json.loads(message[len(_MARK) :])
+        return result
+
+    lambda_svc._execute_function_warm = execute_and_unpack
+
+
+def _end_lambda_workers_with_the_server() -> None:
+    """Lambda workers are started like every other child, so that they die with the server."""
+    wrapped = types.ModuleType("subprocess")
+    wrapped.__dict__.update(subprocess.__dict__)
+    wrapped.__dict__["Popen"] = lambda arguments, **options: spawn(arguments, **options)
+    lambda_runtime.subprocess = wrapped
+
+
+# --- ECR ------------------------------------------------------------------------------------------------------
+
+
+def _report_missing_images() -> None:
+    """DescribeImages of an image that is not there is an error, not an empty list."""
+    describe = ecr._describe_images
+
+    def describe_or_fail(request: dict[str, Any]) -> Any:
+        name = request.get("repositoryName", "")
+        for image in request.get("imageIds") or []:
+            if name in ecr._repositories and ecr._find_image(name, image) is None:
+                wanted = ", ".join(
+                    f"{member}:'{image.get(member) or 'null'}'" for member in ("imageDigest", "imageTag")
+                )
+                message = f"The image with imageId {{{wanted}}} does not exist within the repository with name '{name}'"
+                return error_response_json("ImageNotFoundException", message, 400)
+        return describe(request)
+
+    ecr._describe_images = describe_or_fail
+
+
+# --- EventBridge ----------------------------------------------------------------------------------------------
+
+
+def _ask_permission_to_invoke_from_events() -> None:
+    """A rule reaches a function only if the function's policy lets events.amazonaws.com in."""
+    dispatch = eventbridge._dispatch_to_lambda
+
+    def dispatch_if_allowed(arn: str, payload: str) -> Any:
+        function, _, _ = lambda_svc._get_func_record_for_ref(arn)
+        statements = ((function or {}).get("policy") or {}).get("Statement", [])
+        if not any(_lets_events_in(statement) for statement in statements):
+            logger.warning("EventBridge may not invoke %s: add an AWS::Lambda::Permission", arn)
+            return None
+        return dispatch(arn, payload)
+
+    eventbridge._dispatch_to_lambda = dispatch_if_allowed
+
+
+def _lets_events_in(statement: dict[str, Any]) -> bool:
+    principal = statement.get("Principal", {})
+    service = principal.get("Service") if isinstance(principal, dict) else principal
+    return bool(statement.get("Effect") == "Allow" and service == "events.amazonaws.com")
