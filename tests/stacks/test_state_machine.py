@@ -1,0 +1,265 @@
+"""The state machine as it is deployed: valid by an independent validator, and valid requests in every task."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import botocore.session
+import pytest
+from botocore.validate import ParamValidator
+from jsonata.jsonata import Jsonata
+
+from heartbeat import failures
+from heartbeat.execution import run_id
+
+Definition = dict[str, Any]
+
+_ROOT = Path(__file__).resolve().parents[2]
+_ARN = "arn:aws:states:us-east-1:123456789012:execution:HeartBeat-dev:a-run"
+
+NAMED_IN_THE_DESIGN = (
+    "Check dataset",
+    "Plan",
+    "Ensure image",
+    "Ensure base weights",
+    "Train",
+    "Read training result",
+    "Quality gate",
+    "Register model",
+    "Deploy endpoint",
+    "Wait for endpoint",
+    "Acceptance check",
+    "Report",
+    "Explain failure",
+)
+
+VARIABLES: dict[str, Any] = {
+    "states": {
+        "context": {"Execution": {"Name": "a-run", "Id": _ARN, "Input": {}, "StartTime": "2026-11-22T00:00:00Z"}}
+    },
+    "execution": {"name": "a-run", "arn": _ARN},
+    "runId": "hb-dev-0123456789ab",
+    "run": {"dataset": "s3://data/datasets/a.jsonl", "use_spot": False, "endpoint_name": "heartbeat-dev"},
+    "dataset": {"sha256": "0" * 64},
+    "base": {"uri": "s3://artifacts/base-models/m/bf16/"},
+    "attempt": 1,
+    "candidate": {
+        "instance_type": "ml.p4d.24xlarge",
+        "volume_size_gib": 500,
+        "max_runtime_seconds": 28800,
+        "hyperparameters": {"MAX_STEPS": "400"},
+    },
+    "plan": {"serving": {"instance_type": "ml.p4d.24xlarge", "environment": {"SM_VLLM_MODEL": "/opt/ml/model"}}},
+    "training": {"adapter_uri": "s3://artifacts/runs/a-run/adapter/", "job_name": "hb-dev-0123456789ab-1-deadbeef"},
+    "servingName": "hb-dev-0123456789ab-deadbeef",
+    "polls": 3,
+}
+"""What a run's variables look like when a task is reached."""
+
+
+def evaluate(value: Any, variables: dict[str, Any]) -> Any:
+    """`value` with every JSONata expression in it evaluated, by a JSONata implementation of its own."""
+    if isinstance(value, dict):
+        return {name: evaluate(item, variables) for name, item in value.items()}
+    if isinstance(value, list):
+        return [evaluate(item, variables) for item in value]
+    if not (isinstance(value, str) and value.startswith("{%")):
+        return value
+    expression = Jsonata(value.removeprefix("{%").removesuffix("%}").strip())
+    expression.register_lambda("uuid", lambda: "deadbeef-0000-4000-8000-000000000000")
+    result = expression.evaluate(None, variables)
+    assert result is not None, f"{value} is undefined"
+    return result
+
+
+def service_call(state: dict[str, Any]) -> tuple[str, str] | None:
+    """(boto service, operation) of a task; None for a state that calls no service of its own."""
+    parts = state.get("Resource", "").split(":::")[-1].removeprefix("aws-sdk:").removesuffix(".sync").split(":")
+    if state["Type"] != "Task" or parts[0] == "lambda":
+        return None
+    return parts[0], parts[1][0].upper() + parts[1][1:]
+
+
+def _as_boto(value: Any, shape: Any) -> Any:
+    """Step Functions writes every member with a capital; some services' own members begin with a small letter."""
+    if shape is not None and shape.type_name == "structure" and isinstance(value, dict):
+        own = {name[0].upper() + name[1:]: name for name in shape.members}
+        return {own.get(key, key): _as_boto(item, shape.members.get(own.get(key))) for key, item in value.items()}
+    if shape is not None and shape.type_name == "list" and isinstance(value, list):
+        return [_as_boto(item, shape.member) for item in value]
+    return value
+
+
+def problems_of_requests(definition: Definition) -> Iterator[str]:
+    session = botocore.session.get_session()
+    for name, state in definition["States"].items():
+        call = service_call(state)
+        if call is None:
+            continue
+        service, operation = call
+        shape = session.get_service_model(service).operation_model(operation).input_shape
+        report = ParamValidator().validate(_as_boto(evaluate(state["Arguments"], VARIABLES), shape), shape)
+        if report.has_errors():
+            yield f"{name}: {report.generate_report()}"
+
+
+@pytest.fixture(scope="module")
+def validate(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Definition], str]:
+    """What asl-validator says against a definition; empty when it is valid."""
+    node, script = os.environ["JSII_NODE"], _ROOT / "node_modules/asl-validator/dist/bin/asl-validator.js"
+    assert script.exists(), "npm packages are missing; run `make test`, which installs them"
+
+    def run(definition: Definition) -> str:
+        path = tmp_path_factory.mktemp("asl") / "definition.json"
+        path.write_text(json.dumps(definition))
+        done = subprocess.run([node, script, "--json-path", path], capture_output=True, text=True, check=False)
+        return "" if done.returncode == 0 else done.stdout + done.stderr
+
+    return run
+
+
+def test_valid_by_an_independent_validator(definition: Definition, validate: Callable[[Definition], str]) -> None:
+    assert validate(definition) == ""
+
+
+def _missing_next(definition: Definition) -> None:
+    definition["States"]["Plan"]["Next"] = "Nowhere"
+
+
+def _unreachable(definition: Definition) -> None:
+    definition["States"]["Island"] = {"Type": "Succeed"}
+
+
+def _bad_expression(definition: Definition) -> None:
+    definition["States"]["Wait for endpoint"]["Seconds"] = "{% $min([30 %}"
+
+
+def _no_end(definition: Definition) -> None:
+    del definition["States"]["Report"]["Next"]
+
+
+@pytest.mark.parametrize("break_it", [_missing_next, _unreachable, _bad_expression, _no_end])
+def test_the_validator_notices(
+    break_it: Callable[[Definition], None], definition: Definition, validate: Callable[[Definition], str]
+) -> None:
+    broken = copy.deepcopy(definition)
+    break_it(broken)
+    assert validate(broken)
+
+
+def test_every_request_is_one_the_service_takes(definition: Definition) -> None:
+    assert list(problems_of_requests(definition)) == []
+
+
+@pytest.mark.parametrize("name", ["Train", "Create model", "Find endpoint", "Build image", "Register model"])
+def test_a_wrong_argument_name_is_noticed(name: str, definition: Definition) -> None:
+    broken = copy.deepcopy(definition)
+    arguments = broken["States"][name]["Arguments"]
+    key = next(iter(arguments))
+    arguments[key + "s"] = arguments.pop(key)
+    assert [problem for problem in problems_of_requests(broken) if problem.startswith(name)]
+
+
+def test_the_stop_is_eight_hours(definition: Definition) -> None:
+    check = definition["States"]["Check dataset"]["Arguments"]["Payload"]
+    assert check["defaults"]["max_runtime_seconds"] == 28800
+    arguments = evaluate(definition["States"]["Train"]["Arguments"], VARIABLES)
+    assert arguments["StoppingCondition"] == {"MaxRuntimeInSeconds": 28800}
+    spot = {**VARIABLES, "run": {**VARIABLES["run"], "use_spot": True}}
+    arguments = evaluate(definition["States"]["Train"]["Arguments"], spot)
+    assert arguments["StoppingCondition"] == {"MaxRuntimeInSeconds": 28800, "MaxWaitTimeInSeconds": 32400}
+
+
+def test_the_instances_are_the_cards(definition: Definition) -> None:
+    defaults = definition["States"]["Check dataset"]["Arguments"]["Payload"]["defaults"]
+    assert defaults["instance_types"] == ["ml.p4d.24xlarge", "ml.p3.8xlarge", "ml.g5.12xlarge"]
+
+
+def test_job_names_are_unique_and_short(definition: Definition) -> None:
+    expression = definition["States"]["Train"]["Arguments"]["TrainingJobName"]
+    assert "$uuid()" in expression
+    longest = evaluate(expression, {**VARIABLES, "runId": run_id("abcdefghij", _ARN), "attempt": 99})
+    assert len(longest) < 63
+
+
+def test_the_run_id_is_the_handlers(definition: Definition) -> None:
+    expression = definition["States"]["Start"]["Assign"]["runId"]
+    inner = expression.replace("$hash($states.context.Execution.Id, 'SHA-256')", "$hashed")
+    hashed = hashlib.sha256(_ARN.encode()).hexdigest()
+    assert evaluate(inner, {**VARIABLES, "hashed": hashed}) == run_id("dev", _ARN)
+
+
+@pytest.mark.parametrize("name", NAMED_IN_THE_DESIGN)
+def test_the_designs_states_are_there(name: str, definition: Definition) -> None:
+    assert name in definition["States"]
+
+
+def test_states_explain_themselves(definition: Definition) -> None:
+    assert [name for name, state in definition["States"].items() if not state.get("Comment")] == []
+    assert definition["QueryLanguage"] == "JSONata"
+
+
+def test_tasks_time_out_retry_and_catch(definition: Definition) -> None:
+    for name, state in definition["States"].items():
+        if state["Type"] != "Task":
+            continue
+        assert state["TimeoutSeconds"], name
+        assert all(retry["JitterStrategy"] == "FULL" and retry["MaxAttempts"] >= 1 for retry in state["Retry"]), name
+        assert "States.ALL" in state["Catch"][-1]["ErrorEquals"], name
+
+
+def test_failures_reach_the_explanation_with_their_step(definition: Definition) -> None:
+    named = set()
+    for name, state in definition["States"].items():
+        for catch in state.get("Catch", []):
+            if catch["Next"] == "Explain failure":
+                assert catch["Assign"]["failed"] == {"step": name, "error": "{% $states.errorOutput %}"}
+                named.add(name)
+    assert named >= {"Check dataset", "Plan", "Ensure image", "Build image", "Quality gate", "Acceptance check"}
+
+
+def test_every_step_that_fails_has_a_name(definition: Definition) -> None:
+    steps = {name for name, state in definition["States"].items() if state["Type"] == "Task"}
+    for step in steps:
+        assert failures.explain(step=step, error="States.Timeout", cause=None).what == (
+            f"{step} did not end within its time limit."
+        )
+
+
+def test_no_secret_and_no_task_token_in_the_log(machine: dict[str, Any]) -> None:
+    assert machine["LoggingConfiguration"]["IncludeExecutionData"] is False
+    assert machine["LoggingConfiguration"]["Level"] == "ALL"
+    assert machine["TracingConfiguration"] == {"Enabled": True}
+
+
+@pytest.fixture(scope="module")
+def machine(templates: Mapping[str, Any]) -> dict[str, Any]:
+    """Properties of the state machine in the template."""
+    resources = templates["dev-Pipeline"]["Resources"].values()
+    (found,) = (item["Properties"] for item in resources if item["Type"] == "AWS::StepFunctions::StateMachine")
+    return dict(found)
+
+
+@pytest.fixture(scope="module")
+def definition(machine: dict[str, Any]) -> Definition:
+    """The state machine's definition with a value in place of each reference."""
+    text = "".join(
+        part if isinstance(part, str) else _stand_in(part) for part in machine["DefinitionString"]["Fn::Join"][1]
+    )
+    found: Definition = json.loads(text)
+    return found
+
+
+def _stand_in(reference: dict[str, Any]) -> str:
+    if reference == {"Ref": "AWS::Partition"}:
+        return "aws"
+    if "Fn::GetAtt" in reference:
+        return "arn:aws:iam::123456789012:role/of-the-app"
+    return "stand-in"
