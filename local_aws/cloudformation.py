@@ -26,6 +26,7 @@ def install(sagemaker: SageMaker, step_functions: StepFunctions) -> None:
     _install_build_projects()
     _install_model_package_groups(sagemaker)
     _install_budgets()
+    _install_metric_math_alarms()
 
 
 def _handlers(resource_type: str) -> dict[str, Any]:
@@ -369,3 +370,30 @@ def _budget_call(operation: Callable[[Properties], Any], request: Properties) ->
     status, _, body = operation(request)
     if status >= 300:
         raise ValueError(f"AWS::Budgets::Budget: {body!r}")
+
+
+# --- AWS::CloudWatch::Alarm -----------------------------------------------------------------------------------
+
+
+def _install_metric_math_alarms() -> None:
+    """Keep an alarm on metric math. It stays at INSUFFICIENT_DATA: ministack does not evaluate expressions."""
+    record = provisioners._cw_metric_alarm_record
+    of_one_metric = ("MetricName", "Namespace", "Statistic", "ExtendedStatistic", "Period", "Dimensions", "Unit")
+
+    def record_any(name: str, properties: Properties) -> Any:
+        metrics = properties.get("Metrics")
+        if not metrics:
+            return record(name, properties)
+        stand_in = {key: value for key, value in properties.items() if key != "Metrics"}
+        alarm = record(name, {**stand_in, "MetricName": "stand-in", "Namespace": "stand-in"})
+        kept = {key: value for key, value in alarm.items() if key not in of_one_metric}
+        return {**kept, "Metrics": [_metric_query(query) for query in metrics]}
+
+    provisioners._cw_metric_alarm_record = record_any
+
+
+def _metric_query(query: Properties) -> Properties:
+    converted = {**query, "ReturnData": _true(query.get("ReturnData", True))}
+    if "MetricStat" in query:
+        converted["MetricStat"] = {**query["MetricStat"], "Period": int(query["MetricStat"]["Period"])}
+    return converted
