@@ -49,15 +49,15 @@ def _stage(target: Path, files: dict[str, Path]) -> Path:
 
     A file that is already right is left alone, so that two synths at once do not disturb each other.
     """
-    for name, source in files.items():
-        staged, content = target / name, source.read_bytes()
-        if not staged.is_file() or staged.read_bytes() != content:
-            staged.parent.mkdir(parents=True, exist_ok=True)
-            staged.write_bytes(content)  # content only: neither mode nor time of the source comes along
     for path in sorted(target.rglob("*"), reverse=True):  # files before the folders that hold them
         if path.is_dir():
             if not any(path.iterdir()):
                 path.rmdir()
         elif path.relative_to(target).as_posix() not in files:
             path.unlink()
+    for name, source in files.items():
+        staged, content = target / name, source.read_bytes()
+        if not staged.is_file() or staged.read_bytes() != content:
+            staged.parent.mkdir(parents=True, exist_ok=True)
+            staged.write_bytes(content)  # content only: neither mode nor time of the source comes along
     return target

@@ -15,7 +15,7 @@ import aws_cdk as cdk
 from aws_cdk import aws_logs as logs
 from constructs import Node
 
-from heartbeat import layout
+from heartbeat import catalog, layout
 from heartbeat.job import SettingError
 
 SECTION = "heartbeat"
@@ -49,10 +49,11 @@ _ENVIRONMENT = re.compile(r"[a-z][a-z0-9]{0,9}")  # becomes part of resource nam
 _PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/=+@-]{0,127}")  # a tag's value
 _MODEL = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _ENDPOINT = re.compile(r"[A-Za-z0-9](-*[A-Za-z0-9]){0,62}")
-_INSTANCE = re.compile(r"ml\.[a-z0-9-]+\.[a-z0-9]+")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
-_IMAGE = re.compile(r"(\d{12}\.dkr\.ecr\.[a-z0-9-]+\.[a-z.]+/)?[a-z0-9][a-z0-9._/-]*(:\w[\w.-]*|@sha256:[0-9a-f]{64})")
+_IMAGE = re.compile(
+    r"(\d{12}\.dkr\.ecr\.[a-z0-9-]+\.[a-z.]+/)?[a-z0-9][a-z0-9_-]*(/[a-z0-9._-]+)*(:\w[\w.-]*|@sha256:[0-9a-f]{64})"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,8 +226,12 @@ class Settings:
         for name in ("instance_types", "serving_instance_types"):
             values: tuple[str, ...] = getattr(self, name)
             for value in values:
-                if not _INSTANCE.fullmatch(value):
-                    self._refuse(name, f"holds {value!r}", "write SageMaker's names, like ml.g5.12xlarge")
+                try:
+                    catalog.load().get(value)
+                except catalog.UnknownInstance as unknown:
+                    self._refuse(
+                        name, f"cannot be planned: {unknown}", "correct it, or add it to heartbeat/instances.csv"
+                    )
             if len(set(values)) != len(values):
                 self._refuse(name, "names an instance twice", "list each once, best first")
 
