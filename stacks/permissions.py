@@ -211,7 +211,7 @@ def orchestration(
             ["events:PutTargets", "events:PutRule", "events:DescribeRule"],
             [
                 arn("events", "rule/StepFunctionsGetEventsForSageMakerTrainingJobsRule"),
-                arn("events", "rule/StepFunctionsGetEventForCodeBuildRule"),
+                arn("events", "rule/StepFunctionsGetEventForCodeBuildStartBuildRule"),
             ],
         ),
     ]
