@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import logging
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -56,6 +57,7 @@ def role_client(region: str, service: str, state_credentials: Any = None) -> Any
 def install(client_of: ClientOf) -> None:
     global _client_of
     _client_of = client_of
+    logging.getLogger("moto.stepfunctions").setLevel(logging.CRITICAL)  # it logs every failure that a Catch awaits
     _rebind(moto_clients.boto_client_for, role_client)
     StringJSONata._eval_body = _evaluate_jsonata
     # A Fail state may rethrow States.TaskFailed, which moto refuses.

@@ -10,8 +10,8 @@ from typing import Any
 
 from ministack import app
 from ministack.core import iam_actions, iam_evaluator, lambda_runtime
-from ministack.core.responses import error_response_json
-from ministack.services import cloudwatch, ecr, eventbridge, lambda_svc, s3
+from ministack.core.responses import error_response_json, json_response
+from ministack.services import cloudwatch, cloudwatch_logs, ecr, eventbridge, lambda_svc, s3
 
 from local_aws.containers import spawn
 from local_aws.settings import Settings
@@ -28,6 +28,7 @@ def install(settings: Settings) -> None:
     _end_lambda_workers_with_the_server()
     _report_missing_images()
     _ask_permission_to_invoke_from_events()
+    _filter_logs_by_stream_prefix()
 
 
 def _trust_loopback() -> None:
@@ -110,6 +111,10 @@ _AS_AWS = (
     '"requestId": context.aws_request_id, "stackTrace": traceback.format_tb(e.__traceback__)[1:]}), '
     '"trace": traceback.format_exc()}'
 )
+_RUNTIME_ERRORS = {
+    "Worker init failed": "Runtime.ImportModuleError",
+    "Worker process died": "Runtime.ExitError",
+}
 
 
 def _report_lambda_errors_as_aws() -> None:
@@ -127,6 +132,9 @@ def _report_lambda_errors_as_aws() -> None:
             message = str(body.get("errorMessage", ""))
             if message.startswith(_MARK):
                 result["body"] = json.loads(message[len(_MARK) :])
+            for beginning, error_type in _RUNTIME_ERRORS.items():
+                if message.startswith(beginning):
+                    body["errorType"] = error_type
         return result
 
     lambda_svc._execute_function_warm = execute_and_unpack
@@ -183,3 +191,23 @@ def _lets_events_in(statement: dict[str, Any]) -> bool:
     principal = statement.get("Principal", {})
     service = principal.get("Service") if isinstance(principal, dict) else principal
     return bool(statement.get("Effect") == "Allow" and service == "events.amazonaws.com")
+
+
+# --- CloudWatch Logs ------------------------------------------------------------------------------------------
+
+
+def _filter_logs_by_stream_prefix() -> None:
+    """FilterLogEvents honours logStreamNamePrefix."""
+    filter_events = cloudwatch_logs._filter_log_events
+
+    def filter_by_prefix(request: dict[str, Any]) -> Any:
+        prefix = request.get("logStreamNamePrefix")
+        group = cloudwatch_logs._log_groups.get(cloudwatch_logs._resolve_log_group_name(request))
+        if prefix is None or group is None:
+            return filter_events(request)
+        names = [name for name in group["streams"] if name.startswith(prefix)]
+        if not names:
+            return json_response({"events": [], "searchedLogStreams": []})
+        return filter_events({**request, "logStreamNames": names})
+
+    cloudwatch_logs._filter_log_events = filter_by_prefix
