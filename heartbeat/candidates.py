@@ -1,0 +1,175 @@
+"""One run on one instance: what it needs, how long it takes, what it costs, and what stands in its way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from heartbeat import memory, timing
+from heartbeat.catalog import Catalog, Instance
+from heartbeat.dataset import DatasetStats
+from heartbeat.job import FineTuneJob
+from heartbeat.scout import ModelShape
+from heartbeat.timing import Confidence, Timing
+from heartbeat.workload import Workload
+
+MODES = ("resident", "sharded", "streamed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A run on one instance in one mode. None is unknown."""
+
+    instance_type: str
+    gpu: str
+    num_gpus: int
+    mode: str
+    gpu_memory_needed_gib: float
+    """On each GPU."""
+    gpu_memory_gib: float
+    host_memory_needed_gib: float
+    host_memory_gib: float
+    memory_gib: Mapping[str, float]
+    """The terms of `gpu_memory_needed_gib`."""
+    host_terms_gib: Mapping[str, float]
+    """The terms of `host_memory_needed_gib`."""
+    seconds: Mapping[str, float]
+    """The terms of `hours`; empty where they are unknown."""
+    step_seconds: Mapping[str, float]
+    """What a step is made of; it takes the longest."""
+    seconds_per_step: float | None
+    hours: float | None
+    hours_low: float | None
+    hours_high: float | None
+    usd_per_hour: float | None
+    usd_on_demand: float | None
+    usd_spot: float | None
+    confidence: Confidence
+    max_runtime_seconds: int
+    """Where the job is stopped: the clock, or what the budget pays for, whichever comes first."""
+    steps_in_time: int | None
+    """Steps that end before it."""
+    problems: tuple[str, ...]
+    """Why it cannot be; empty where it can."""
+
+    @property
+    def memory_shortage(self) -> float:
+        """By how much GPU and host memory fall short, as shares of what there is; 0 where both are enough."""
+        gpu = self.gpu_memory_needed_gib / self.gpu_memory_gib - 1
+        host = self.host_memory_needed_gib / (self.host_memory_gib * memory.USABLE_HOST_SHARE) - 1
+        return max(gpu, 0.0) + max(host, 0.0)
+
+    def summary(self) -> str:
+        """`ml.p5.4xlarge: 7.1 h, $56`."""
+        hours = "unknown time" if self.hours is None else f"{self.hours:.1f} h"
+        usd = "unknown price" if self.usd_on_demand is None else f"${self.usd_on_demand:,.0f}"
+        return f"{self.instance_type}: {hours}, {usd}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is asked of the planner, in one piece, so that it can ask itself about a change."""
+
+    shape: ModelShape
+    stats: DatasetStats
+    job: FineTuneJob
+    catalog: Catalog
+    max_runtime_seconds: int
+    budget_usd: float | None
+    spot_usd_per_hour: Mapping[str, float]
+    modes: Sequence[str]
+
+    @property
+    def work(self) -> Workload:
+        return Workload.of(self.job, self.stats)
+
+    def best(self, instance: Instance) -> Candidate:
+        """The fastest mode that fits, or the one that comes nearest to it."""
+        return min(
+            self.candidates(instance),
+            key=lambda c: (bool(c.problems), c.memory_shortage, len(c.problems), c.hours is None, c.hours or 0.0),
+        )
+
+    def candidates(self, instance: Instance) -> list[Candidate]:
+        wanted = self.modes if self.job.mode == "auto" else (self.job.mode,)
+        modes = [mode for mode in wanted if mode != "sharded" or instance.num_gpus > 1]
+        # A job that insists on sharding is told so, on one GPU too.
+        return [_candidate(self, instance, mode) for mode in modes or wanted]
+
+
+def _candidate(request: Request, instance: Instance, mode: str) -> Candidate:
+    shape, job, work = request.shape, request.job, request.work
+    gpu = memory.gpu_terms(shape, job, work, mode=mode, num_gpus=instance.num_gpus)
+    host = memory.host_terms(shape, work, mode=mode, num_gpus=instance.num_gpus)
+    time = timing.estimate(shape, job, work, instance, mode)
+    price, spot = instance.usd_per_hour, request.spot_usd_per_hour.get(instance.instance_type)
+    clock = request.max_runtime_seconds
+    if request.budget_usd is not None and price:
+        clock = min(clock, math.floor(request.budget_usd / price * 3600))
+    hours = time.total / 3600 if time else None
+    return Candidate(
+        instance_type=instance.instance_type,
+        gpu=instance.gpu,
+        num_gpus=instance.num_gpus,
+        mode=mode,
+        gpu_memory_needed_gib=sum(gpu.values()),
+        gpu_memory_gib=instance.gpu_memory_gib,
+        host_memory_needed_gib=sum(host.values()),
+        host_memory_gib=instance.host_memory_gib,
+        memory_gib=gpu,
+        host_terms_gib=host,
+        seconds=time.run if time else {},
+        step_seconds=time.step if time else {},
+        seconds_per_step=time.seconds_per_step if time else None,
+        hours=hours,
+        hours_low=time.low / 3600 if time else None,
+        hours_high=time.high / 3600 if time else None,
+        usd_per_hour=price,
+        usd_on_demand=hours * price if hours is not None and price is not None else None,
+        usd_spot=hours * spot if hours is not None and spot is not None else None,
+        confidence=time.confidence if time else "unknown",
+        max_runtime_seconds=max(clock, 1),
+        steps_in_time=_steps_in_time(time, clock) if time else None,
+        problems=tuple(_problems(request, instance, mode, sum(gpu.values()), sum(host.values()), time)),
+    )
+
+
+def _problems(
+    request: Request, instance: Instance, mode: str, gpu_gib: float, host_gib: float, time: Timing | None
+) -> list[str]:
+    if not instance.bf16:
+        return [f"has GPUs ({instance.gpu}) that do not compute in bf16, which the trainer needs"]
+    found = []
+    if mode not in request.modes:
+        found.append(f"MODE={mode} is not one of the trainer's modes ({', '.join(request.modes)})")
+    if mode == "sharded" and instance.num_gpus == 1:
+        found.append("MODE=sharded needs several GPUs, and this has 1")
+    if gpu_gib > instance.gpu_memory_gib:
+        over = gpu_gib - instance.gpu_memory_gib
+        found.append(f"needs {gpu_gib:.1f} GiB on each GPU, {over:.1f} more than its {instance.gpu_memory_gib:.1f}")
+    host = instance.host_memory_gib * memory.USABLE_HOST_SHARE
+    if host_gib > host:
+        found.append(f"needs {host_gib:.0f} GiB of host memory, {host_gib - host:.0f} more than {host:.0f} usable")
+    clock = request.max_runtime_seconds
+    if time and time.total > clock:
+        over = (time.total - clock) / 3600
+        found.append(f"takes {time.total / 3600:.1f} h, {over:.1f} over the clock of {clock / 3600:.1f} h")
+    if request.budget_usd is not None:
+        found += _over_budget(request.budget_usd, instance.usd_per_hour, time)
+    return found
+
+
+def _over_budget(budget_usd: float, usd_per_hour: float | None, time: Timing | None) -> list[str]:
+    if usd_per_hour is None or time is None:
+        what = "price" if usd_per_hour is None else "time"
+        return [f"its {what} is unknown, so the budget of ${budget_usd:,.2f} cannot be kept"]
+    usd = time.total / 3600 * usd_per_hour
+    if usd <= budget_usd:
+        return []
+    return [f"costs ${usd:,.2f}, ${usd - budget_usd:,.2f} over the budget of ${budget_usd:,.2f}"]
+
+
+def _steps_in_time(time: Timing, clock_seconds: float) -> int:
+    left = clock_seconds - time.outside_steps
+    return max(0, math.floor(left / time.seconds_per_step))

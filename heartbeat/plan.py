@@ -1,0 +1,247 @@
+"""The plan of a run: on which instances it fits, how long it takes there and what it costs; or why not.
+
+The first planner, and a modest one: each figure comes from the model's shape, the dataset's estimated tokens and
+the rates of `heartbeat.timing`, and each candidate shows the terms that it is made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from heartbeat.candidates import MODES, Candidate, Request
+from heartbeat.card import card_truth_table as card_truth_table
+from heartbeat.catalog import Catalog, Instance
+from heartbeat.dataset import DatasetStats
+from heartbeat.gate import Thresholds
+from heartbeat.job import FineTuneJob
+from heartbeat.scout import ModelShape
+from heartbeat.serving_plan import ServingPlan as ServingPlan
+from heartbeat.serving_plan import plan_serving as plan_serving
+
+INSTANCE_TYPES = ("ml.p4d.24xlarge", "ml.p3.8xlarge", "ml.g5.12xlarge")
+"""The card's order of preference."""
+
+MANY_PASSES = 10
+"""Passes over the data from which on a run rather learns it by heart."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejection:
+    """An instance on which the run cannot be, with the reason of the mode that comes nearest."""
+
+    instance_type: str
+    mode: str
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The verdict on a run before it is paid for."""
+
+    candidates: tuple[Candidate, ...]
+    """Where it can run, best first: one entry an instance, in its fastest mode that fits."""
+    rejected: tuple[Rejection, ...]
+    considered: tuple[Candidate, ...]
+    """Every instance asked for in every mode."""
+    refusal: str | None
+    """Why it cannot run anywhere, by how much, and the nearest change that would."""
+    warnings: tuple[str, ...]
+    max_runtime_seconds: int
+    budget_usd: float | None
+    use_spot: bool
+    passes: float
+    """How often each training row is seen."""
+    tokens_per_step: float
+    """Estimated."""
+
+    @property
+    def feasible(self) -> bool:
+        return self.refusal is None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON: all fields, and `feasible`."""
+        return {"schema": 1, "feasible": self.feasible, **asdict(self)}
+
+
+def plan_run(
+    *,
+    shape: ModelShape,
+    stats: DatasetStats,
+    job: FineTuneJob,
+    catalog: Catalog,
+    instance_types: Sequence[str] | None = None,
+    max_runtime_seconds: int = 28_800,
+    budget_usd: float | None = None,
+    use_spot: bool = False,
+    spot_usd_per_hour: Mapping[str, float] | None = None,
+    modes: Sequence[str] = MODES,
+) -> Plan:
+    """Plans a run on each of `instance_types` (best first; the card's three where None).
+
+    `modes` are those that the trainer has. `budget_usd` is held against on-demand prices, also with
+    `use_spot`, whose price is unknown unless given. Raises UnknownInstance for a type that the catalogue lacks.
+    """
+    request = Request(
+        shape=shape,
+        stats=stats,
+        job=job,
+        catalog=catalog,
+        max_runtime_seconds=max_runtime_seconds,
+        budget_usd=budget_usd,
+        spot_usd_per_hour=spot_usd_per_hour or {},
+        modes=modes,
+    )
+    wanted = list(dict.fromkeys(instance_types or INSTANCE_TYPES))
+    best = [request.best(catalog.get(name)) for name in wanted]
+    trainable = request.work.training_rows > 0
+    candidates = tuple(candidate for candidate in best if trainable and not candidate.problems)
+    rejected = tuple(
+        Rejection(instance_type=c.instance_type, mode=c.mode, reasons=c.problems) for c in best if c.problems
+    )
+    refusal = _refusal(request, best) if not candidates else None
+    return Plan(
+        # One that nobody can time comes after all that somebody can.
+        candidates=tuple(sorted(candidates, key=lambda c: c.hours is None)),
+        rejected=rejected,
+        considered=tuple(c for name in wanted for c in request.candidates(catalog.get(name))),
+        refusal=refusal,
+        warnings=tuple(_warnings(request, candidates, use_spot)),
+        max_runtime_seconds=max_runtime_seconds,
+        budget_usd=budget_usd,
+        use_spot=use_spot,
+        passes=request.work.passes,
+        tokens_per_step=request.work.step_tokens,
+    )
+
+
+# --- refusals and what would help
+
+
+def _refusal(request: Request, nearest: Sequence[Candidate]) -> str:
+    if not request.work.training_rows:
+        return (
+            f"no row of the {request.stats.rows} is left to train on; add rows, raise MAX_LENGTH="
+            f"{request.job.max_length} or lower HELD_OUT_FRACTION={request.job.held_out_fraction:g}"
+        )
+    why = "; ".join(f"{c.instance_type} ({c.mode}) {', '.join(c.problems)}" for c in nearest)
+    fixes = _fixes(request, nearest)
+    what = "What would fit: " + "; ".join(fixes) if fixes else "No change of one setting makes it fit"
+    return f"this run fits no instance asked for: {why}. {what}."
+
+
+def _fixes(request: Request, nearest: Sequence[Candidate]) -> list[str]:
+    fixes = []
+    for candidate in nearest:
+        fix = _smaller_job(request, request.catalog.get(candidate.instance_type))
+        if fix:
+            fixes.append(fix)
+            break  # The first in the order of preference is the nearest.
+    asked = {candidate.instance_type for candidate in nearest}
+    others = [request.best(instance) for instance in request.catalog if instance.instance_type not in asked]
+    fit = [c for c in others if not c.problems and c.hours is not None]
+    cheapest = min(fit, key=lambda c: (c.usd_on_demand is None, c.usd_on_demand or 0.0), default=None)
+    fastest = min(fit, key=lambda c: c.hours or 0.0, default=None)
+    for found in dict.fromkeys(c.summary() for c in (cheapest, fastest) if c):
+        fixes.append(found)
+    return fixes
+
+
+def _smaller_job(request: Request, instance: Instance) -> str | None:
+    """The least change of the job's settings that makes it fit on this instance, in words."""
+    job = request.job
+    changes: list[dict[str, Any]] = [{"eval_every_steps": job.max_steps}]
+    batch, length = job.per_device_batch_size, job.max_length
+    while batch > 1:
+        # The same step in more, smaller pieces; an odd number's half would be another step.
+        if batch % 2:
+            break
+        batch //= 2
+        pieces = job.global_batch_size // batch
+        changes.append({"per_device_batch_size": batch, "gradient_accumulation_steps": pieces})
+    while length // 2 >= max(request.stats.longest_row_tokens, 256):
+        length //= 2
+        changes.append({"max_length": length})
+    fewer = _fewer_steps(request, instance)
+    for change in [*changes, *([fewer] if fewer else [])]:
+        candidate = replace(request, job=replace(job, **change)).best(instance)
+        if not candidate.problems:
+            words = (f"{name.upper()}={value} instead of {getattr(job, name)}" for name, value in change.items())
+            return f"{', '.join(words)} ({candidate.summary()})"
+    return None
+
+
+def _fewer_steps(request: Request, instance: Instance) -> dict[str, Any] | None:
+    """The most MAX_STEPS that fit on this instance; None where even one step does not."""
+
+    def fits(steps: int) -> bool:
+        return not replace(request, job=request.job.with_max_steps(steps)).best(instance).problems
+
+    if not fits(1):
+        return None
+    enough, too_many = 1, request.job.max_steps
+    while too_many - enough > 1:
+        middle = (enough + too_many) // 2
+        enough, too_many = (middle, too_many) if fits(middle) else (enough, middle)
+    job = request.job.with_max_steps(enough)
+    same_warmup = job.warmup_steps == request.job.warmup_steps
+    return {"max_steps": enough, **({} if same_warmup else {"warmup_steps": job.warmup_steps})}
+
+
+# --- warnings
+
+
+def _warnings(request: Request, candidates: Sequence[Candidate], use_spot: bool) -> list[str]:
+    job, stats, work = request.job, request.stats, request.work
+    found = []
+    if work.passes > MANY_PASSES:
+        enough = max(1, MANY_PASSES * work.training_rows // job.global_batch_size)
+        found.append(
+            f"MAX_STEPS {job.max_steps} passes over these {work.training_rows} training rows {work.passes:.0f} "
+            f"times, and would learn them by heart; MAX_STEPS={enough} passes {MANY_PASSES} times"
+        )
+    needed = Thresholds().min_rows
+    if work.heldout_rows < needed:
+        found.append(
+            f"about {work.heldout_rows} rows will be held out, and the quality gate needs {needed}: it would "
+            "refuse the result; add rows or raise HELD_OUT_FRACTION"
+        )
+    if stats.over_long_rows:
+        found.append(f"{stats.over_long_rows} of {stats.rows} rows are over MAX_LENGTH and are left out")
+    elif stats.longest_row_tokens > job.max_length:
+        found.append(f"the longest row has about {stats.longest_row_tokens} tokens, over MAX_LENGTH={job.max_length}")
+    if use_spot and any(c.usd_spot is None for c in candidates):
+        found.append("spot prices are unknown: the dollars are on-demand, an upper bound")
+    if candidates:
+        found += _warnings_of(candidates[0], request)
+    return found
+
+
+def _warnings_of(first: Candidate, request: Request) -> list[str]:
+    found = []
+    name = first.instance_type
+    if first.hours is None:
+        found.append(f"{name}: nothing is known of its speed, so hours and dollars are not either")
+    elif first.confidence == "scaled":
+        found.append(
+            f"{name}: hours are scaled from another GPU or model, not measured: "
+            f"{first.hours_low:.1f} to {first.hours_high:.1f} h"
+        )
+    if first.hours_high is not None and first.hours_high * 3600 > first.max_runtime_seconds:
+        found.append(
+            f"{name}: at worst the run takes {first.hours_high:.1f} h and is stopped after "
+            f"{first.max_runtime_seconds / 3600:.1f} h with the adapter of its last step"
+        )
+    if first.usd_per_hour is None:
+        found.append(f"{name}: its price is unknown")
+    instance = request.catalog.get(name)
+    if instance.price_status == "unverified" and first.usd_per_hour is not None:
+        found.append(
+            f"{name}: ${first.usd_per_hour:g} an hour is an unverified price in {instance.region}, "
+            f"as of {instance.as_of}"
+        )
+    if request.work.gpus_used(first.num_gpus) < first.num_gpus:
+        used = request.work.gpus_used(first.num_gpus)
+        found.append(f"{name}: a step of {used} rows keeps only {used} of its {first.num_gpus} GPUs busy")
+    return found

@@ -1,0 +1,144 @@
+"""Where the tuned model can be served, and what that costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from heartbeat.catalog import Catalog, Instance
+from heartbeat.scout import WEIGHT_BYTES, ModelShape
+
+GIB = 2**30
+HOURS_PER_MONTH = 730
+GPU_SHARE = 0.9
+"""Of a GPU's memory that vLLM uses: its `gpu_memory_utilization` default."""
+RUNTIME_GIB = 3.0
+"""Activations, CUDA graphs, the adapter and NCCL's buffers on each GPU. Unverified."""
+SMALLER_FORMATS = ("fp8", "int4")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingPlan:
+    """The endpoint's instance, or why there is none. None is unknown, or, with a refusal, not to be had."""
+
+    instance_type: str | None
+    tensor_parallel: int
+    """GPUs that the weights are split over."""
+    weight_format: str
+    usd_per_hour: float | None
+    usd_per_month: float | None
+    """Of 730 hours: an endpoint bills while it exists, asked or not."""
+    gpu_memory_needed_gib: float
+    """On each of those GPUs."""
+    gpu_memory_gib: float
+    memory_gib: Mapping[str, float]
+    """The terms of `gpu_memory_needed_gib`."""
+    rejected: Mapping[str, str]
+    """Instances that do not do, and why."""
+    refusal: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def plan_serving(
+    *,
+    shape: ModelShape,
+    catalog: Catalog,
+    instance_types: Sequence[str] | None = None,
+    weight_format: str = "bf16",
+    max_model_len: int = 8192,
+    concurrency: int = 4,
+) -> ServingPlan:
+    """The first of `instance_types` (the cheapest of the catalogue where None) that can serve the model.
+
+    It must hold the weights and the keys and values of `concurrency` conversations of `max_model_len` tokens.
+    Raises ValueError for an unknown format or a size below 1, UnknownInstance for a type the catalogue lacks.
+    """
+    if weight_format not in WEIGHT_BYTES:
+        raise ValueError(f"weight_format={weight_format!r} must be one of {', '.join(WEIGHT_BYTES)}")
+    for name, value in (("max_model_len", max_model_len), ("concurrency", concurrency)):
+        if value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
+    if instance_types:
+        wanted = [catalog.get(name) for name in dict.fromkeys(instance_types)]
+    else:
+        wanted = sorted(catalog, key=lambda i: math.inf if i.usd_per_hour is None else i.usd_per_hour)
+    tokens = max_model_len * concurrency
+    rejected: dict[str, str] = {}
+    for instance in wanted:
+        plan = _on(instance, shape, weight_format, tokens)
+        if plan.refusal is None:
+            return replace(plan, rejected=rejected)
+        rejected[instance.instance_type] = plan.refusal
+    last = _on(wanted[-1], shape, weight_format, tokens)
+    reasons = "; ".join(f"{name} {why}" for name, why in rejected.items())
+    refusal = f"the model in {weight_format} fits no instance asked for: {reasons}."
+    hint = _what_would_fit(shape, catalog, weight_format, tokens)
+    return replace(
+        last,
+        instance_type=None,
+        usd_per_hour=None,
+        usd_per_month=None,
+        rejected=rejected,
+        refusal=f"{refusal} {hint}",
+    )
+
+
+def memory_terms(shape: ModelShape, weight_format: str, tokens: int, tensor_parallel: int) -> dict[str, float]:
+    """GiB on each GPU: its share of the weights and of `tokens` tokens' keys and values, and the runtime."""
+    weights = sum(shape.bytes_by_part(weight_format).values())
+    # Fewer KV heads than GPUs are copied, not split.
+    kv_split = min(tensor_parallel, shape.num_key_value_heads)
+    return {
+        "weights": weights / tensor_parallel / GIB,
+        "keys_and_values": shape.kv_cache_bytes_per_token * tokens / kv_split / GIB,
+        "runtime": RUNTIME_GIB,
+    }
+
+
+def _on(instance: Instance, shape: ModelShape, weight_format: str, tokens: int) -> ServingPlan:
+    split = _tensor_parallel(instance.num_gpus, shape)
+    terms = memory_terms(shape, weight_format, tokens, split)
+    needed, usable = sum(terms.values()), instance.gpu_memory_gib * GPU_SHARE
+    refusal = None
+    if not instance.bf16:
+        refusal = f"has GPUs ({instance.gpu}) that do not compute in bf16"
+    elif needed > usable:
+        refusal = f"needs {needed:.1f} GiB on each of {split} GPUs, {needed - usable:.1f} more than {usable:.1f} usable"
+    price = instance.usd_per_hour
+    return ServingPlan(
+        instance_type=instance.instance_type,
+        tensor_parallel=split,
+        weight_format=weight_format,
+        usd_per_hour=price,
+        usd_per_month=None if price is None else price * HOURS_PER_MONTH,
+        gpu_memory_needed_gib=needed,
+        gpu_memory_gib=instance.gpu_memory_gib,
+        memory_gib=terms,
+        rejected={},
+        refusal=refusal,
+    )
+
+
+def _tensor_parallel(num_gpus: int, shape: ModelShape) -> int:
+    """The most GPUs that vLLM can split this model over: a divisor of its heads, and of or by its KV heads."""
+    heads, kv_heads = shape.num_attention_heads, shape.num_key_value_heads
+    return max(n for n in range(1, num_gpus + 1) if heads % n == 0 and (kv_heads % n == 0 or n % kv_heads == 0))
+
+
+def _what_would_fit(shape: ModelShape, catalog: Catalog, weight_format: str, tokens: int) -> str:
+    """The cheapest instance that would do, in this format or a smaller one."""
+    formats = [weight_format, *(f for f in SMALLER_FORMATS if WEIGHT_BYTES[f] < WEIGHT_BYTES[weight_format])]
+    found = []
+    for name in formats:
+        plans = [_on(instance, shape, name, tokens) for instance in catalog]
+        fit = [plan for plan in plans if plan.refusal is None and plan.usd_per_hour is not None]
+        if fit:
+            cheapest = min(fit, key=lambda plan: plan.usd_per_hour or 0.0)
+            found.append(f"{cheapest.instance_type} in {name} (${cheapest.usd_per_hour:g} an hour)")
+    if not found:
+        return "Nothing in the catalogue does; lower max_model_len or concurrency."
+    return f"What would fit: {'; '.join(found)}."

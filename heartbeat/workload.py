@@ -1,0 +1,72 @@
+"""How much there is to compute: a job's settings met with a dataset's statistics."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from heartbeat.dataset import DatasetStats
+from heartbeat.job import FineTuneJob
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What a job does with a dataset. Tokens are estimates, as the dataset's are."""
+
+    training_rows: int
+    heldout_rows: int
+    tokens_per_row: float
+    """Mean of the rows that are not over-long."""
+    step_rows: int
+    """Rows of an optimizer step, over all GPUs together."""
+    micro_batch_tokens: int
+    """Most tokens that a GPU has in work at once: PER_DEVICE_BATCH_SIZE packed sequences of MAX_LENGTH."""
+    max_length: int
+    max_steps: int
+
+    @classmethod
+    def of(cls, job: FineTuneJob, stats: DatasetStats) -> Workload:
+        rows = stats.trainable_rows
+        heldout = round(rows * job.held_out_fraction)
+        mean = min(stats.trainable_tokens / rows, float(job.max_length)) if rows else 0.0
+        return cls(
+            training_rows=rows - heldout,
+            heldout_rows=heldout,
+            tokens_per_row=mean,
+            step_rows=job.global_batch_size,
+            micro_batch_tokens=job.per_device_batch_size * job.max_length,
+            max_length=job.max_length,
+            max_steps=job.max_steps,
+        )
+
+    @property
+    def passes(self) -> float:
+        """How often each training row is seen."""
+        return self.max_steps * self.step_rows / self.training_rows if self.training_rows else 0.0
+
+    @property
+    def step_tokens(self) -> float:
+        return self.step_rows * self.tokens_per_row
+
+    @property
+    def total_tokens(self) -> float:
+        return self.max_steps * self.step_tokens
+
+    @property
+    def heldout_tokens(self) -> float:
+        return self.heldout_rows * self.tokens_per_row
+
+    def gpus_used(self, num_gpus: int) -> int:
+        """A GPU without a row of the step would idle."""
+        return min(num_gpus, self.step_rows)
+
+    def step_tokens_per_gpu(self, num_gpus: int) -> float:
+        """Of the GPU that has the most rows: all wait for it."""
+        return math.ceil(self.step_rows / self.gpus_used(num_gpus)) * self.tokens_per_row
+
+    def micro_batch_tokens_per_gpu(self, num_gpus: int) -> float:
+        return min(float(self.micro_batch_tokens), self.step_tokens_per_gpu(num_gpus))
+
+    def micro_batches_per_gpu(self, num_gpus: int) -> int:
+        """Packed micro-batches of a step on one GPU."""
+        return max(1, math.ceil(self.step_tokens_per_gpu(num_gpus) / self.micro_batch_tokens))

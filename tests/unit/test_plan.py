@@ -1,0 +1,263 @@
+"""The planner: what it promises, what it refuses, and what it says it does not know."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from heartbeat import catalog
+from heartbeat.catalog import Catalog, UnknownInstance
+from heartbeat.dataset import DatasetStats, check
+from heartbeat.job import FineTuneJob
+from heartbeat.plan import Plan, plan_run
+from heartbeat.scout import SCOUT, ModelShape
+from tests.unit.test_serving_plan import TINY
+
+CATALOG = catalog.load()
+
+
+def dataset(rows: int, tokens: int) -> DatasetStats:
+    """Statistics of `rows` rows of `tokens` tokens each."""
+    return replace(
+        check([]).stats,
+        rows=rows,
+        valid_rows=rows,
+        estimated_tokens=rows * tokens,
+        estimated_supervised_tokens=rows * tokens // 3,
+        longest_row_tokens=tokens,
+    )
+
+
+FULL = dataset(20_000, 4096)
+SMALL = dataset(300, 200)
+
+
+def plan(*, stats: DatasetStats = FULL, shape: ModelShape = SCOUT, **settings: Any) -> Plan:
+    job = FineTuneJob.from_hyperparameters(settings.pop("job", {}))
+    return plan_run(shape=shape, stats=stats, job=job, catalog=settings.pop("catalog", CATALOG), **settings)
+
+
+def test_the_cards_job_runs_on_its_first_choice_sharded_and_says_the_figure_is_scaled() -> None:
+    found = plan()
+    first = found.candidates[0]
+    assert found.feasible
+    assert (first.instance_type, first.mode, first.confidence) == ("ml.p4d.24xlarge", "sharded", "scaled")
+    assert first.hours_low is not None
+    assert first.hours is not None
+    assert first.hours_high is not None
+    assert first.hours_low < first.hours < first.hours_high < 8
+    assert any("not measured" in warning for warning in found.warnings)
+
+
+def test_the_cards_other_choices_are_rejected_with_the_reason() -> None:
+    reasons = {rejection.instance_type: " ".join(rejection.reasons) for rejection in plan().rejected}
+    assert set(reasons) == {"ml.p3.8xlarge", "ml.g5.12xlarge"}
+    assert "do not compute in bf16" in reasons["ml.p3.8xlarge"]
+    assert "over the clock of 8.0 h" in reasons["ml.g5.12xlarge"]
+
+
+def test_the_measured_rate_gives_the_measured_hours() -> None:
+    job = {"LORA_TARGETS": "attention", "HELD_OUT_FRACTION": 0}
+    candidate = plan(instance_types=["ml.p5.4xlarge"], job=job).candidates[0]
+    assert (candidate.mode, candidate.confidence) == ("resident", "measured")
+    assert candidate.seconds_per_step == pytest.approx(64 * 4096 / 3951, rel=1e-3)
+    assert candidate.seconds["training"] / 3600 == pytest.approx(7.4, abs=0.05)
+    streamed = plan(instance_types=["ml.p5.4xlarge"], job={**job, "MODE": "streamed"}).considered[0]
+    assert streamed.seconds_per_step == pytest.approx(64 * 4096 / 3046, rel=1e-3)
+
+
+def test_every_figure_shows_its_terms() -> None:
+    for candidate in plan().considered:
+        assert sum(candidate.memory_gib.values()) == pytest.approx(candidate.gpu_memory_needed_gib)
+        assert sum(candidate.host_terms_gib.values()) == pytest.approx(candidate.host_memory_needed_gib)
+        assert candidate.hours is not None
+        assert sum(candidate.seconds.values()) == pytest.approx(candidate.hours * 3600)
+        assert max(candidate.step_seconds.values()) == pytest.approx(candidate.seconds_per_step)
+        if candidate.usd_per_hour is not None:
+            assert candidate.usd_on_demand == pytest.approx(candidate.hours * candidate.usd_per_hour)
+
+
+def test_the_plan_is_json() -> None:
+    record = json.loads(json.dumps(plan().to_dict()))
+    assert record["feasible"] is True
+    assert record["candidates"][0]["memory_gib"]["weights"] > 0
+    assert record["candidates"][0]["seconds"]["training"] > 0
+
+
+def test_a_run_over_the_clock_is_refused_with_the_steps_that_fit() -> None:
+    found = plan(instance_types=["ml.p5.4xlarge"], max_runtime_seconds=4 * 3600, job={"HELD_OUT_FRACTION": 0})
+    assert not found.feasible
+    assert found.refusal is not None
+    assert "over the clock of 4.0 h" in found.refusal
+    steps = int(found.refusal.split("MAX_STEPS=")[1].split(" ")[0])
+    fits = {"HELD_OUT_FRACTION": 0, "MAX_STEPS": steps}
+    assert plan(instance_types=["ml.p5.4xlarge"], max_runtime_seconds=4 * 3600, job=fits).feasible
+    fits["MAX_STEPS"] += 1
+    assert not plan(instance_types=["ml.p5.4xlarge"], max_runtime_seconds=4 * 3600, job=fits).feasible
+
+
+def test_a_refusal_names_other_instances_that_fit() -> None:
+    refusal = plan(instance_types=["ml.g5.12xlarge"]).refusal or ""
+    assert "ml.g6e.12xlarge: " in refusal
+    assert " h, $" in refusal
+
+
+def test_evaluation_is_given_up_before_training_is() -> None:
+    refusal = plan(instance_types=["ml.p5.4xlarge"]).refusal or ""
+    assert "EVAL_EVERY_STEPS=400 instead of 50" in refusal
+
+
+def test_memory_that_a_smaller_micro_batch_saves_is_offered() -> None:
+    known = CATALOG.get("ml.p5.4xlarge")
+    job = {"PER_DEVICE_BATCH_SIZE": 4, "GRADIENT_ACCUMULATION_STEPS": 16, "MODE": "resident", "EVAL_EVERY_STEPS": 400}
+    tight = Catalog({"ml.p5.4xlarge": replace(known, gpu_memory_gib=74.0)})
+    refusal = plan(catalog=tight, instance_types=["ml.p5.4xlarge"], job=job).refusal or ""
+    assert "needs 76.6 GiB on each GPU, 2.6 more than its 74.0" in refusal
+    fix = "PER_DEVICE_BATCH_SIZE=2 instead of 4, GRADIENT_ACCUMULATION_STEPS=32 instead of 16"
+    assert fix in refusal
+
+
+def test_the_budget_is_kept() -> None:
+    found = plan(budget_usd=20.0)
+    assert not found.feasible
+    assert "over the budget of $20.00" in (found.refusal or "")
+    enough = plan(budget_usd=120.0, instance_types=["ml.p4d.24xlarge"])
+    candidate = enough.candidates[0]
+    assert candidate.usd_on_demand is not None
+    assert candidate.usd_on_demand < 120
+    assert candidate.max_runtime_seconds == int(120 / 25.25 * 3600)
+
+
+def test_what_is_unknown_stays_unknown() -> None:
+    known = CATALOG.get("ml.p5.4xlarge")
+    blank = replace(known, instance_type="ml.x", gpu="X", peak_tflops=None, usd_per_hour=None)
+    found = plan(catalog=Catalog({"ml.x": blank, "ml.p5.4xlarge": known}), stats=SMALL, instance_types=["ml.x"])
+    candidate = found.candidates[0]
+    assert candidate.confidence == "unknown"
+    assert candidate.hours is candidate.usd_on_demand is candidate.steps_in_time is None
+    assert any("nothing is known of its speed" in warning for warning in found.warnings)
+    refused = plan(catalog=Catalog({"ml.x": blank}), stats=SMALL, instance_types=["ml.x"], budget_usd=10.0)
+    assert "its price is unknown, so the budget of $10.00 cannot be kept" in (refused.refusal or "")
+
+
+def test_an_instance_nobody_can_time_comes_last() -> None:
+    blank = replace(CATALOG.get("ml.p5.4xlarge"), instance_type="ml.x", gpu="X", peak_tflops=None)
+    both = Catalog({"ml.x": blank, "ml.p5.4xlarge": CATALOG.get("ml.p5.4xlarge")})
+    found = plan(catalog=both, stats=SMALL, instance_types=["ml.x", "ml.p5.4xlarge"])
+    assert [candidate.instance_type for candidate in found.candidates] == ["ml.p5.4xlarge", "ml.x"]
+
+
+def test_spot_is_unknown_unless_given() -> None:
+    found = plan(use_spot=True)
+    assert found.candidates[0].usd_spot is None
+    assert any("spot prices are unknown" in warning for warning in found.warnings)
+    given_price = plan(use_spot=True, spot_usd_per_hour={"ml.p4d.24xlarge": 10.0}).candidates[0]
+    assert given_price.usd_spot == pytest.approx((given_price.hours or 0) * 10)
+
+
+def test_the_users_order_is_kept() -> None:
+    wanted = ["ml.p5.48xlarge", "ml.p4d.24xlarge", "ml.p5.48xlarge"]
+    assert [c.instance_type for c in plan(instance_types=wanted).candidates] == wanted[:2]
+    with pytest.raises(UnknownInstance):
+        plan(instance_types=["ml.p4d"])
+
+
+def test_a_mode_that_the_trainer_lacks_is_not_planned() -> None:
+    found = plan(modes=("resident",))
+    assert not found.feasible
+    assert "ml.p5" in (found.refusal or "")
+    asked = plan(modes=("resident",), job={"MODE": "sharded"}).refusal or ""
+    assert "MODE=sharded is not one of the trainer's modes (resident)" in asked
+    assert "needs several GPUs" in (plan(instance_types=["ml.p5.4xlarge"], job={"MODE": "sharded"}).refusal or "")
+
+
+def test_many_passes_over_few_rows_are_told() -> None:
+    warnings = plan(stats=SMALL, job={"HELD_OUT_FRACTION": 0}).warnings
+    assert any("MAX_STEPS 400 passes over these 300 training rows 85 times" in warning for warning in warnings)
+    assert any("MAX_STEPS=46 passes 10 times" in warning for warning in warnings)
+    assert not any("passes" in warning for warning in plan().warnings)
+
+
+def test_too_few_held_out_rows_for_the_gate_are_told() -> None:
+    assert any("the quality gate needs 10" in warning for warning in plan(stats=dataset(50, 200)).warnings)
+
+
+def test_a_dataset_without_a_row_to_train_on_is_refused() -> None:
+    stats = replace(dataset(10, 9000), over_long_rows=10, estimated_over_long_tokens=90_000)
+    refusal = plan(stats=stats).refusal or ""
+    assert "no row of the 10 is left to train on" in refusal
+    assert "raise MAX_LENGTH=4096" in refusal
+
+
+def test_a_tiny_model_plans_everywhere_and_its_hours_are_start_up() -> None:
+    names = [instance.instance_type for instance in CATALOG if instance.bf16]
+    found = plan(shape=TINY, stats=SMALL, instance_types=names, job={"MAX_STEPS": 60})
+    assert [candidate.instance_type for candidate in found.candidates] == names
+    for candidate in found.candidates:
+        assert candidate.mode == "resident"
+        assert candidate.hours is not None
+        assert candidate.hours < 0.2
+        assert candidate.seconds["start_up"] > candidate.seconds["training"]
+
+
+def test_planning_takes_under_a_fifth_of_a_second() -> None:
+    names = [instance.instance_type for instance in CATALOG]
+    started = time.process_time()
+    plan(instance_types=names, max_runtime_seconds=600)
+    assert time.process_time() - started < 0.2
+
+
+ROWS = st.integers(20, 50_000)
+TOKENS = st.integers(1, 4096)
+NAMES = st.sampled_from([instance.instance_type for instance in CATALOG])
+
+
+@given(ROWS, TOKENS, st.integers(0, 500), NAMES, st.sampled_from(["resident", "sharded", "streamed"]))
+def test_more_tokens_never_cost_less(rows: int, tokens: int, more: int, name: str, mode: str) -> None:
+    longer = min(tokens + more, 4096)
+    less, most = (
+        plan(stats=dataset(rows, size), instance_types=[name], job={"MODE": mode}).considered[0]
+        for size in (tokens, longer)
+    )
+    assert (less.hours or 0) <= (most.hours or 0) + 1e-9
+    assert (less.usd_on_demand or 0) <= (most.usd_on_demand or 0) + 1e-9
+    assert less.gpu_memory_needed_gib <= most.gpu_memory_needed_gib + 1e-9
+    assert less.host_memory_needed_gib <= most.host_memory_needed_gib + 1e-9
+
+
+@given(ROWS, TOKENS, NAMES, st.floats(0, 200), st.floats(0, 2000))
+def test_a_bigger_machine_never_stops_fitting(
+    rows: int, tokens: int, name: str, more_gpu: float, more_host: float
+) -> None:
+    known = CATALOG.get(name)
+    bigger = replace(
+        known,
+        gpu_memory_gib=known.gpu_memory_gib + more_gpu,
+        host_memory_gib=known.host_memory_gib + more_host,
+    )
+    stats = dataset(rows, tokens)
+    before = plan(stats=stats, instance_types=[name])
+    after = plan(stats=stats, instance_types=[name], catalog=Catalog({name: bigger}))
+    assert after.feasible or not before.feasible
+
+
+@given(ROWS, TOKENS, st.integers(1, 1000), st.integers(600, 86_400), st.none() | st.floats(1, 500))
+def test_what_is_promised_ends_in_time_and_within_the_budget(
+    rows: int, tokens: int, max_steps: int, clock: int, budget: float | None
+) -> None:
+    found = plan(
+        stats=dataset(rows, tokens), job={"MAX_STEPS": max_steps}, max_runtime_seconds=clock, budget_usd=budget
+    )
+    assert found.feasible == bool(found.candidates)
+    assert found.feasible == (found.refusal is None)
+    for candidate in found.candidates:
+        assert candidate.gpu_memory_needed_gib <= candidate.gpu_memory_gib
+        assert (candidate.hours or 0) * 3600 <= clock
+        assert budget is None or (candidate.usd_on_demand or 0) <= budget
+        assert candidate.max_runtime_seconds <= clock

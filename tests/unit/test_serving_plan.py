@@ -1,0 +1,96 @@
+"""Where the model can be served."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from heartbeat import catalog
+from heartbeat.catalog import UnknownInstance
+from heartbeat.scout import SCOUT
+from heartbeat.serving_plan import plan_serving
+
+CATALOG = catalog.load()
+TINY = replace(
+    SCOUT,
+    num_layers=4,
+    num_moe_layers=4,
+    hidden_size=64,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_size=16,
+    num_experts=4,
+    expert_size=128,
+    vocabulary_size=512,
+    vision_parameters=0,
+)
+
+
+def test_bf16_fits_the_cards_first_choice() -> None:
+    plan = plan_serving(shape=SCOUT, catalog=CATALOG, instance_types=["ml.p4d.24xlarge"])
+    assert plan.refusal is None
+    assert (plan.instance_type, plan.tensor_parallel, plan.usd_per_hour) == ("ml.p4d.24xlarge", 8, 25.25)
+    assert plan.usd_per_month == pytest.approx(25.25 * 730)
+    assert plan.memory_gib["weights"] * 8 == pytest.approx(217.3e9 / 2**30, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("weight_format", "instance_type", "fits"),
+    [
+        ("bf16", "ml.g6e.12xlarge", False),
+        ("fp8", "ml.g6e.12xlarge", True),
+        ("fp8", "ml.g5.48xlarge", True),
+        ("fp8", "ml.g5.12xlarge", False),
+        ("int4", "ml.g5.12xlarge", True),
+        ("int4", "ml.p5.4xlarge", True),
+        ("int4", "ml.g5.xlarge", False),
+    ],
+)
+def test_what_fits_in_which_format(weight_format: str, instance_type: str, fits: bool) -> None:
+    plan = plan_serving(shape=SCOUT, catalog=CATALOG, instance_types=[instance_type], weight_format=weight_format)
+    assert (plan.refusal is None) == fits
+
+
+def test_left_to_itself_it_takes_the_cheapest_and_says_why_not_the_others() -> None:
+    plan = plan_serving(shape=SCOUT, catalog=CATALOG)
+    assert plan.instance_type == "ml.p4d.24xlarge"
+    assert "ml.g5.xlarge" in plan.rejected
+    assert "do not compute in bf16" in plan.rejected["ml.p3.8xlarge"]
+    json.dumps(plan.to_dict())
+
+
+def test_a_tiny_model_takes_the_smallest_instance() -> None:
+    plan = plan_serving(shape=TINY, catalog=CATALOG)
+    assert (plan.instance_type, plan.tensor_parallel) == ("ml.g6.xlarge", 1)
+    # 4 heads cannot be split over 8 GPUs.
+    assert plan_serving(shape=TINY, catalog=CATALOG, instance_types=["ml.p4d.24xlarge"]).tensor_parallel == 4
+
+
+def test_a_refusal_says_by_how_much_and_what_would_fit() -> None:
+    plan = plan_serving(shape=SCOUT, catalog=CATALOG, instance_types=["ml.g6e.12xlarge"])
+    assert plan.instance_type is None
+    assert plan.usd_per_hour is None
+    assert plan.refusal is not None
+    assert "GiB on each of 4 GPUs, 15.2 more than 39.9 usable" in plan.refusal
+    assert "ml.p4d.24xlarge in bf16 ($25.25 an hour)" in plan.refusal
+    assert " in int4 " in plan.refusal
+
+
+def test_more_conversations_need_more_until_nothing_does() -> None:
+    one = plan_serving(shape=SCOUT, catalog=CATALOG, concurrency=1)
+    many = plan_serving(shape=SCOUT, catalog=CATALOG, concurrency=4, max_model_len=8192)
+    assert many.memory_gib["keys_and_values"] == pytest.approx(4 * one.memory_gib["keys_and_values"])
+    endless = plan_serving(shape=SCOUT, catalog=CATALOG, concurrency=10_000)
+    assert endless.refusal is not None
+    assert "lower max_model_len or concurrency" in endless.refusal
+
+
+def test_wrong_asks_are_refused() -> None:
+    with pytest.raises(ValueError, match="weight_format='fp16' must be one of bf16"):
+        plan_serving(shape=SCOUT, catalog=CATALOG, weight_format="fp16")
+    with pytest.raises(ValueError, match="concurrency=0"):
+        plan_serving(shape=SCOUT, catalog=CATALOG, concurrency=0)
+    with pytest.raises(UnknownInstance):
+        plan_serving(shape=SCOUT, catalog=CATALOG, instance_types=["ml.p4"])
