@@ -39,6 +39,7 @@ class Settings:
     base_name: str
     adapters: dict[str, Path]
     max_model_len: int | None
+    auto_tool_choice: bool
 
     @classmethod
     def from_environment(cls, environment: dict[str, str]) -> Settings:
@@ -61,6 +62,7 @@ class Settings:
             base_name=environment.get("SM_VLLM_SERVED_MODEL_NAME", "base"),
             adapters=adapters,
             max_model_len=_number("SM_VLLM_MAX_MODEL_LEN", max_model_len) if max_model_len else None,
+            auto_tool_choice=environment.get("SM_VLLM_ENABLE_AUTO_TOOL_CHOICE", "").lower() == "true",
         )
 
 
@@ -69,6 +71,7 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
     engine: Engine | None = None
+    auto_tool_choice = False
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -94,7 +97,7 @@ class Handler(BaseHTTPRequestHandler):
         elif self.server.engine is None:
             self._send(503, error_body("the model is loading", "ServiceUnavailableError", 503))
         else:
-            self._send(*_invoke(self.server.engine, body))
+            self._send(*_invoke(self.server.engine, body, auto_tool_choice=self.server.auto_tool_choice))
 
     def _body(self) -> bytes | None:
         """None where an error has been sent instead."""
@@ -119,9 +122,11 @@ class Handler(BaseHTTPRequestHandler):
         print(f"{self.address_string()} {format % args}", flush=True)
 
 
-def _invoke(engine: Engine, body: bytes) -> tuple[int, dict[str, Any]]:
+def _invoke(engine: Engine, body: bytes, *, auto_tool_choice: bool) -> tuple[int, dict[str, Any]]:
     try:
         request = Request.from_body(body, engine.models)
+        if request.tools and not auto_tool_choice:
+            raise RequestError("tools need SM_VLLM_ENABLE_AUTO_TOOL_CHOICE=true on this endpoint")
         prompt = engine.tokenizer.encode(render(request.messages, request.tools, generation_prompt=True)).ids
         answer = engine.answer(request, prompt)
     except (RequestError, ChatError) as error:
@@ -135,6 +140,7 @@ def main() -> int:
     try:
         settings = Settings.from_environment(dict(os.environ))
         server = Server((settings.host, settings.port), Handler)
+        server.auto_tool_choice = settings.auto_tool_choice
     except (TrainingError, OSError) as error:
         return _fail(error)
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from training_code.lora import LoraLinear, attach, parameters, target_pattern
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
+CHAT_TEMPLATE = "chat_template.jinja"
+"""Served with the adapter, so that the endpoint prompts in the very format that was trained on."""
 
 _PREFIX = "base_model.model."
 _KEY = re.compile(
@@ -51,6 +54,7 @@ def save(
     partial = folder / (WEIGHTS + ".partial")
     save_file(weights, str(partial), metadata={"format": "pt"})
     partial.replace(folder / WEIGHTS)
+    shutil.copyfile(Path(__file__).with_name(CHAT_TEMPLATE), folder / CHAT_TEMPLATE)
     write_json(
         folder / CONFIG,
         {

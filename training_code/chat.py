@@ -169,5 +169,5 @@ def _tool(tool: Any) -> str:
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise ChatError('a tool must have the form {"type": "function", "function": {"name": …, "parameters": …}}')
     # Three fields in a fixed order: servers add others (null `strict`) and training must see what serving sees.
-    shown = {key: function.get(key) for key in ("name", "description", "parameters")}
+    shown = {key: function.get(key) or None for key in ("name", "description", "parameters")}
     return json.dumps(shown, ensure_ascii=False)

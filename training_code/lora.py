@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 
 from training_code.errors import TrainingError
 
@@ -42,8 +42,8 @@ class LoraLinear(nn.Module):
         y: torch.Tensor = self.base(x)
         if not self.enabled:
             return y
-        dropped = F.dropout(x.to(self.lora_a.dtype), self.dropout, self.training)
-        return y + (F.linear(F.linear(dropped, self.lora_a), self.lora_b) * self.scale).to(y.dtype)
+        dropped = functional.dropout(x.to(self.lora_a.dtype), self.dropout, self.training)
+        return y + (functional.linear(functional.linear(dropped, self.lora_a), self.lora_b) * self.scale).to(y.dtype)
 
 
 def attach(

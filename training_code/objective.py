@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
 from training_code.data import Batch
 
@@ -33,7 +33,7 @@ def loss_sum(model: Llama4ForCausalLM, batch: Batch) -> torch.Tensor:
     predicts = batch.targets[:, 1:]
     # The head is by far the largest matrix: it runs on the rows that count, not on prompts and padding.
     logits = model.lm_head(hidden[:, :-1][predicts])
-    return F.cross_entropy(logits.float(), batch.ids[:, 1:][predicts], reduction="sum")
+    return functional.cross_entropy(logits.float(), batch.ids[:, 1:][predicts], reduction="sum")
 
 
 def num_supervised(batches: Sequence[Batch]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import time
 from collections.abc import Mapping
@@ -17,17 +18,18 @@ from heartbeat.job import FineTuneJob
 from training_code import adapter, checkpoint, lora
 from training_code.checkpoint import Progress
 from training_code.clock import Clock, StopReason
-from training_code.data import Batch, Data, batches, rows_of_step
+from training_code.data import Data, batches, rows_of_step
 from training_code.errors import TrainingError
 from training_code.objective import Evaluation, evaluate, num_supervised
 from training_code.result import HeldOut
 from training_code.schedule import learning_rate
-from training_code.step import StepAbandoned, StepResult, train_step
+from training_code.step import StepAbandonedError, StepResult, train_step
 
 if TYPE_CHECKING:
     from transformers import Llama4ForCausalLM
 
 ADAM_BETAS = (0.9, 0.999)
+STEPS_BEFORE_FORECAST = 3
 EVALUATION_MARGIN = 1.3
 """The last evaluation is expected to take what the base model's took times this."""
 
@@ -75,16 +77,20 @@ class Run:
     def train(self) -> StopReason | None:
         """Steps until the last, or until there is a reason to stop, which is returned."""
         self.model.train()
+        first = self.progress.step
         while self.progress.step < self.job.max_steps:
             reason = self.clock.reason_to_stop(seconds_to_finish=self.seconds_to_finish())
             if reason:
                 return reason
             try:
                 self.step()
-            except StepAbandoned:
+            except StepAbandonedError:
                 return "sigterm"
+            if self.progress.step == first + STEPS_BEFORE_FORECAST:
+                print(f"expected end: {self.expected_end()}", flush=True)
             if self.progress.step < self.job.max_steps and self.progress.step % self.job.eval_every_steps == 0:
                 self.evaluate_tuned()
+                print(f"expected end: {self.expected_end()}", flush=True)
             if time.monotonic() - self._saved_at > self.job.checkpoint_minutes * 60:
                 self.save_checkpoint()
         return None
@@ -188,9 +194,14 @@ class Run:
         )
 
     def _evaluate(self) -> Evaluation | None:
-        return evaluate(
+        found = evaluate(
             self.model, self.heldout_batches, self.device, out_of_time=lambda: self.clock.seconds_left() <= 0
         )
+        if found and not math.isfinite(found.loss):
+            raise TrainingError(
+                f"the held-out loss is {found.loss}: the base model's weights are damaged, or LEARNING_RATE is too high"
+            )
+        return found
 
     # --- files
 

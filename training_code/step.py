@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MAX_GRADIENT_NORM = 1.0
 
 
-class StepAbandoned(Exception):
+class StepAbandonedError(Exception):
     """SIGTERM came within the step. No weight has changed."""
 
 
@@ -47,7 +47,7 @@ def train_step(
 ) -> StepResult:
     """Accumulate the gradients of all micro-batches, clip, and update. `seed` decides the step's dropout.
 
-    Raises StepAbandoned on SIGTERM and TrainingError for a loss or gradient that is not a number; both before any
+    Raises StepAbandonedError on SIGTERM and TrainingError for a loss or gradient that is not a number; both before any
     weight changes.
     """
     parameters = list(parameters)
@@ -56,7 +56,7 @@ def train_step(
     total, tokens = 0.0, max(1, num_supervised(batches))
     for batch in batches:
         if clock.signalled:
-            raise StepAbandoned
+            raise StepAbandonedError
         loss = loss_sum(model, batch.to(device)) / tokens
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()

@@ -13,7 +13,7 @@ import torch
 
 from heartbeat.job import FineTuneJob, SettingError, resolve
 from training_code import checkpoint, data, lora, model, schedule
-from training_code.clock import Clock, StopReason
+from training_code.clock import Clock, StopReason, process_start
 from training_code.environment import Environment, read_json_object
 from training_code.errors import TrainingError
 from training_code.result import write_metrics, write_record
@@ -26,7 +26,7 @@ DEFAULTS_FILE = "training_defaults.json"
 
 def main() -> int:
     environment = Environment.of_process()
-    clock = Clock(limit_seconds=FineTuneJob.max_runtime_seconds)
+    clock = Clock(limit_seconds=FineTuneJob.max_runtime_seconds, started=process_start())
     clock.listen()
     try:
         with checkpoint.exclusive(environment.checkpoints):
@@ -103,6 +103,7 @@ def train(environment: Environment, clock: Clock) -> None:
     if run.progress.base_heldout_loss is None:
         _phase(f"evaluating the base model on {len(rows.heldout)} held-out rows")
         run.evaluate_base()
+        run.save_checkpoint()  # Shows now, not hours later, that the folder takes it, and how long that lasts.
 
     # Steps
     _phase(f"training to step {job.max_steps}, {job.global_batch_size} rows a step")

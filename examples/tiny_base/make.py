@@ -2,7 +2,7 @@
 
 Scout's architecture at a ten-thousandth of its size: top-1 routed experts and a shared one, QK norm, chunked
 attention with RoPE on three layers of four and full attention without RoPE on the fourth, temperature tuning.
-`--seconds 0` writes it untrained.
+`--steps 0` writes it untrained.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 import random
 import time
 from collections.abc import Iterator
@@ -22,7 +21,9 @@ from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from examples.tiny_base.corpus import conversation
-from training_code.chat import BEGIN_OF_TEXT, END_OF_TURN, SPECIAL_TOKENS, render, text_of
+from training_code.chat import BEGIN_OF_TEXT, END_OF_TURN, SPECIAL_TOKENS, render
+from training_code.model import pick_device
+from training_code.schedule import learning_rate
 from training_code.tokenizer import ChatTokenizer
 
 if TYPE_CHECKING:
@@ -32,10 +33,10 @@ SEED = 0
 PAD = "<|finetune_right_pad|>"
 VOCABULARY = 2560
 BPE_CONVERSATIONS = 6000
-CONTEXT = 192
-BATCH = 24
+CONTEXT = 256
+BATCH = 32
 PEAK_LEARNING_RATE = 3e-3
-WARMUP_STEPS = 50
+WARMUP_STEPS = 100
 MODEL = {
     "hidden_size": 256,
     "intermediate_size": 192,
@@ -63,13 +64,14 @@ TRAINING_DEFAULTS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write the checkpoint to")
-    parser.add_argument("--seconds", type=float, default=800.0, help="how long to pre-train")
+    parser.add_argument("--steps", type=int, default=2500, help=f"of {BATCH * CONTEXT} tokens; default 2500")
     arguments = parser.parse_args()
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     write_tokenizer(out)
-    model = new_model(ChatTokenizer(out))
-    record = pretrain(model, ChatTokenizer(out), arguments.seconds)
+    tokenizer = ChatTokenizer(out)
+    model = new_model(tokenizer).to(pick_device())
+    record = pretrain(model, tokenizer, arguments.steps)
     write_checkpoint(out, model, record)
     print(json.dumps(record))
 
@@ -122,41 +124,37 @@ def new_model(tokenizer: ChatTokenizer) -> Llama4ForCausalLM:
     return Llama4ForCausalLM(config)
 
 
-def pretrain(model: Llama4ForCausalLM, tokenizer: ChatTokenizer, seconds: float) -> dict[str, Any]:
-    """Next-token training on every token of packed conversations, for `seconds`; returns what it came to."""
-    parameters = list(model.parameters())
+def pretrain(model: Llama4ForCausalLM, tokenizer: ChatTokenizer, num_steps: int) -> dict[str, Any]:
+    """Next-token training on every token of packed conversations; returns what it came to."""
+    device, parameters = model.device, list(model.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=PEAK_LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.05)
-    stream, started, step = _batches(tokenizer), time.monotonic(), 0
+    stream, started = _batches(tokenizer), time.monotonic()
     losses: list[float] = []
     model.train()
-    while (elapsed := time.monotonic() - started) < seconds:
+    for step in range(num_steps):
         for group in optimizer.param_groups:
-            group["lr"] = PEAK_LEARNING_RATE * _share(step, elapsed / seconds)
-        ids = next(stream)
+            group["lr"] = learning_rate(step, peak=PEAK_LEARNING_RATE, warmup_steps=WARMUP_STEPS, max_steps=num_steps)
+        ids = next(stream).to(device)
         optimizer.zero_grad()
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(device.type, dtype=torch.bfloat16):
             loss = model(input_ids=ids, labels=ids, use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         losses.append(loss.item())
-        step += 1
-        if step % 50 == 0:
-            print(f"{elapsed:.0f} s, step {step}, loss {sum(losses[-50:]) / 50:.4f}", flush=True)
+        if len(losses) % 50 == 0:
+            seconds = time.monotonic() - started
+            print(f"{seconds:.0f} s, step {step + 1}, loss {sum(losses[-50:]) / 50:.4f}", flush=True)
     last = losses[-50:]
     return {
         "parameters": sum(parameter.numel() for parameter in parameters),
-        "steps": step,
-        "tokens": step * BATCH * CONTEXT,
+        "steps": num_steps,
+        "tokens": num_steps * BATCH * CONTEXT,
         "seconds": round(time.monotonic() - started, 1),
-        "final_loss": round(sum(last) / len(last), 4) if step else None,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads",
+        "final_loss": round(sum(last) / len(last), 4) if last else None,
         "seed": SEED,
     }
-
-
-def _share(step: int, done: float) -> float:
-    """Of the peak learning rate: a warm-up counted in steps, then a cosine over the time that is given."""
-    return min(1.0, (step + 1) / WARMUP_STEPS) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
 def _batches(tokenizer: ChatTokenizer) -> Iterator[torch.Tensor]:
@@ -171,7 +169,7 @@ def _batches(tokenizer: ChatTokenizer) -> Iterator[torch.Tensor]:
 
 
 def write_checkpoint(out: Path, model: Llama4ForCausalLM, record: dict[str, Any]) -> None:
-    weights = {name: tensor.detach().bfloat16().contiguous() for name, tensor in model.state_dict().items()}
+    weights = {name: tensor.detach().cpu().bfloat16().contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, str(out / "model.safetensors"), metadata={"format": "pt"})
     config = model.config.to_dict()
     config["architectures"], config["dtype"] = ["Llama4ForCausalLM"], "bfloat16"
