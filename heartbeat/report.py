@@ -137,7 +137,9 @@ def _plan(plan: Record | None) -> str:
         for item in plan.get("candidates") or []
     ]
     body = _table(["instance", "mode", "GPU memory, each", "time", "on demand", "figures are"], rows) if rows else ""
-    rejected = [f"{item.get('instance_type')}: {item.get('reason')}" for item in plan.get("rejected") or []]
+    rejected = [
+        f"{item.get('instance_type')}: {'; '.join(item.get('reasons') or [])}" for item in plan.get("rejected") or []
+    ]
     notes = [*([plan["refusal"]] if plan.get("refusal") else []), *rejected, *(plan.get("warnings") or [])]
     return _section("Plan", body + _list(notes))
 

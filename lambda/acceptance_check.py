@@ -15,8 +15,8 @@ from heartbeat.failures import AcceptanceFailed
 
 def handler(event: aws.Event, _context: object) -> dict[str, Any]:
     bucket, key = layout.split_uri(event["dataset"])
-    with aws.client("s3").get_object(Bucket=bucket, Key=key)["Body"] as stream:
-        probes = acceptance.probes(stream.iter_lines())
+    lines = aws.client("s3").get_object(Bucket=bucket, Key=key)["Body"].iter_lines()
+    probes = acceptance.probes(lines)
     verdict = acceptance.judge(
         [
             _ask(event["endpoint_name"], probe, model)

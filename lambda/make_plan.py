@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from heartbeat.plan import Candidate, plan_run, plan_serving
-from heartbeat.scout import SCOUT, ModelShape
-
 import aws
 from heartbeat import catalog, layout, requests
+from heartbeat.candidates import Candidate
 from heartbeat.dataset import DatasetStats
 from heartbeat.failures import InputInvalid, PlanRefused
 from heartbeat.job import SettingError, resolve
+from heartbeat.plan import plan_run, plan_serving
+from heartbeat.scout import SCOUT, ModelShape
 
 MAX_MODEL_LEN = 8192
 """Context of the endpoint, tokens: twice the card's MAX_LENGTH, so that a long prompt leaves room to answer."""

@@ -34,7 +34,7 @@ def _publish(run: layout.Run, job: dict[str, Any]) -> dict[str, Any]:
     for part in (*sorted(adapter), "metrics.json"):
         source = {"Bucket": aws.artifact_bucket(), "Key": output + part}
         aws.client("s3").copy(source, aws.artifact_bucket(), run.prefix + part)
-    metrics = aws.read_json(run.metrics)
+    metrics = aws.read_json(run.metrics) or {}
     return {
         "outcome": "trained",
         "job_name": name,

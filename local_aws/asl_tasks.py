@@ -170,7 +170,8 @@ class _OptimisedTask(StateTaskServiceCallback):
     def _eval_integration_pattern(
         self, env: Any, resource_runtime_part: Any, normalised_parameters: dict[str, Any], state_credentials: Any
     ) -> None:
-        started = env.stack.pop()
+        env.stack.pop()  # the answer as Step Functions writes it; the job's own describe call takes the SDK's names
+        started = self._started
         client = role_client(resource_runtime_part.region, self.service, state_credentials)
         job = SYNC_JOBS[f"{self.service}:{self.resource.api_action.lower()}"]
         self._after_start(client, started)

@@ -242,6 +242,8 @@ def install_sagemaker_actions(settings: Settings) -> None:
             return _codebuild_arn(settings, body) or known(
                 service, method, path, headers, body, query, region, account
             )
+        if service == "logs":
+            return _log_arn(known(service, method, path, headers, body, query, region, account), headers, body)
         if service != "sagemaker":
             return known(service, method, path, headers, body, query, region, account)
         try:
@@ -251,6 +253,16 @@ def install_sagemaker_actions(settings: Settings) -> None:
         return sagemaker_arn(settings, path, headers.get("x-amz-target", ""), request)
 
     iam_actions.extract_resource_arn = extract
+
+
+_STREAM_ACTIONS = frozenset({"CreateLogStream", "DeleteLogStream", "PutLogEvents", "GetLogEvents"})
+
+
+def _log_arn(group: Any, headers: dict[str, str], body: bytes) -> Any:
+    """Calls about a stream are authorised on the stream, which is why policies grant `log-group:NAME:*`."""
+    if headers.get("x-amz-target", "").rsplit(".", 1)[-1] not in _STREAM_ACTIONS or group == "*":
+        return group
+    return f"{group}:log-stream:{json.loads(body or b'{}').get('logStreamName', '')}"
 
 
 def _codebuild_arn(settings: Settings, body: bytes) -> str | None:

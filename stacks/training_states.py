@@ -69,7 +69,7 @@ def train(states: States) -> Part:
         minutes=15,
     )
     trained = sfn.Choice(states, "Trained?", comment="No capacity or no quota: the next instance of the plan")
-    sink = {"trainResult": None, "trainError": "{% $states.errorOutput %}"}
+    sink = {"trainResult": {}, "trainError": "{% $states.errorOutput %}"}
     train.add_catch(read, errors=["States.ALL"], assign=sink)
     choose.when(
         sfn.Condition.jsonata("{% $attempt < $count($plan.candidates) %}"),

@@ -1,0 +1,194 @@
+"""The app as a user deploys it: the plain CDK command line into the embedded AWS, once for all these tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from heartbeat.execution import run_id
+from local_aws.server import Server, start
+
+ROOT = Path(__file__).resolve().parents[2]
+CHECKPOINT = ROOT / "examples/tiny_base/checkpoint"
+DATASET = ROOT / "examples/stanley/stanley.jsonl"
+# Faster than the tiny base's own defaults: these tests ask what the pipeline does, not how well it learns.
+QUICK = {"MAX_STEPS": 6, "LEARNING_RATE": 0.01, "WARMUP_STEPS": 1, "EVAL_EVERY_STEPS": 100, "HELD_OUT_FRACTION": 0.2}
+PATIENCE_SECONDS = 240
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an execution ended."""
+
+    arn: str
+    status: str
+    output: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+    cause: str = ""
+
+    @property
+    def stem(self) -> str:
+        """What the names of this run's jobs, models and configurations begin with."""
+        return run_id("dev", self.arn)
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """The deployed app and the AWS that it is in."""
+
+    server: Server
+    outputs: dict[str, str]
+
+    def client(self, service: str) -> Any:
+        return self.server.client(service)
+
+    def start(self, **given: Any) -> str:
+        """Starts an execution and returns its ARN."""
+        started = self.client("stepfunctions").start_execution(
+            stateMachineArn=self.outputs["StateMachineArn"], input=json.dumps(given)
+        )
+        return str(started["executionArn"])
+
+    def wait(self, arn: str) -> Outcome:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            found = self.client("stepfunctions").describe_execution(executionArn=arn)
+            if found["status"] != "RUNNING":
+                output = json.loads(found.get("output") or "{}")
+                return Outcome(arn, found["status"], output, found.get("error", ""), found.get("cause", ""))
+            time.sleep(0.1)
+        pytest.fail(f"{arn} still runs after {PATIENCE_SECONDS} s in {self.states(arn)[-1:]}")
+
+    def run(self, **given: Any) -> Outcome:
+        return self.wait(self.start(**given))
+
+    def states(self, arn: str) -> list[str]:
+        """Names of the states that were entered, in order."""
+        pages = self.client("stepfunctions").get_paginator("get_execution_history").paginate(executionArn=arn)
+        return [
+            event["stateEnteredEventDetails"]["name"]
+            for page in pages
+            for event in page["events"]
+            if "stateEnteredEventDetails" in event
+        ]
+
+    def wait_for_state(self, arn: str, name: str) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while name not in self.states(arn):
+            assert time.monotonic() < deadline, f"{arn} did not reach {name}: {self.states(arn)}"
+            time.sleep(0.1)
+
+    def jobs(self, stem: str) -> list[dict[str, Any]]:
+        sagemaker = self.client("sagemaker")
+        found = sagemaker.list_training_jobs(NameContains=stem)["TrainingJobSummaries"]
+        jobs = [sagemaker.describe_training_job(TrainingJobName=job["TrainingJobName"]) for job in found]
+        return sorted(jobs, key=lambda job: job["CreationTime"])
+
+    def left_behind(self, stem: str) -> list[str]:
+        """What is there of a run that bills or clutters: live jobs, its models and configurations, its endpoint."""
+        sagemaker = self.client("sagemaker")
+        live = [
+            job["TrainingJobName"] for job in self.jobs(stem) if job["TrainingJobStatus"] in {"InProgress", "Stopping"}
+        ]
+        models = [item["ModelName"] for item in sagemaker.list_models(NameContains=stem)["Models"]]
+        configs = sagemaker.list_endpoint_configs(NameContains=stem)["EndpointConfigs"]
+        endpoints = [
+            item["EndpointName"]
+            for item in sagemaker.list_endpoints()["Endpoints"]
+            if sagemaker.describe_endpoint(EndpointName=item["EndpointName"])["EndpointConfigName"].startswith(stem)
+        ]
+        return [*live, *models, *(item["EndpointConfigName"] for item in configs), *endpoints]
+
+    def put_dataset(self, name: str, content: bytes) -> str:
+        """Uploads a dataset and returns its URI."""
+        key = f"datasets/{name}"
+        self.client("s3").put_object(Bucket=self.outputs["DataBucketName"], Key=key, Body=content)
+        return f"s3://{self.outputs['DataBucketName']}/{key}"
+
+    def read(self, key: str) -> bytes:
+        body = self.client("s3").get_object(Bucket=self.outputs["ArtifactBucketName"], Key=key)["Body"]
+        return bytes(body.read())
+
+    def run_file(self, outcome: Outcome, name: str) -> bytes:
+        return self.read(f"runs/{outcome.arn.rsplit(':', 1)[-1]}/{name}")
+
+    def wait_for_file(self, arn: str, name: str) -> bytes:
+        s3, key = self.client("s3"), f"runs/{arn.rsplit(':', 1)[-1]}/{name}"
+        s3.get_waiter("object_exists").wait(
+            Bucket=self.outputs["ArtifactBucketName"],
+            Key=key,
+            WaiterConfig={"Delay": 1, "MaxAttempts": PATIENCE_SECONDS},
+        )
+        return self.read(key)
+
+    def wait_for_endpoint(self, name: str) -> dict[str, Any]:
+        self.client("sagemaker").get_waiter("endpoint_in_service").wait(
+            EndpointName=name, WaiterConfig={"Delay": 1, "MaxAttempts": PATIENCE_SECONDS}
+        )
+        found: dict[str, Any] = self.client("sagemaker").describe_endpoint(EndpointName=name)
+        return found
+
+
+def cdk(server: Server, *arguments: str) -> str:
+    """Runs the plain CDK command line from the repository's root; returns what it printed."""
+    import stacks  # noqa: F401  (finds the environment's Node)
+
+    script = ROOT / "node_modules/aws-cdk/bin/cdk"
+    assert script.exists(), "npm packages are missing; run `make test`, which installs them"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    done = subprocess.run(
+        [os.environ["JSII_NODE"], script, *arguments],
+        cwd=ROOT,
+        env={**clean, **server.environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"cdk {' '.join(arguments)} failed:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    root = tmp_path_factory.mktemp("aws")
+    with start(root) as server:
+        cdk(server, "bootstrap", "--output", str(root / "cdk.out"))
+        cdk(server, "deploy", "--all", "--require-approval", "never", "--output", str(root / "cdk.out"))
+        described = server.client("cloudformation").describe_stacks(StackName="HeartBeat-dev-Pipeline")["Stacks"][0]
+        outputs = {item["OutputKey"]: item["OutputValue"] for item in described["Outputs"]}
+        cloud = Cloud(server, outputs)
+        for path in sorted(CHECKPOINT.iterdir()):
+            key = outputs["BaseModelPrefix"] + path.name
+            server.client("s3").upload_file(str(path), outputs["ArtifactBucketName"], key)
+        cloud.put_dataset("stanley.jsonl", DATASET.read_bytes())
+        yield cloud
+
+
+@pytest.fixture(autouse=True)
+def _no_faults(cloud: Cloud) -> Iterator[None]:
+    cloud.server.set_faults()
+    yield
+    cloud.server.set_faults()
+
+
+@pytest.fixture
+def fresh_endpoint(cloud: Cloud) -> Iterator[str]:
+    """Name of the app's endpoint, of which there is none before and after the test."""
+    name = cloud.outputs["EndpointName"]
+    _delete_endpoint(cloud, name)
+    yield name
+    _delete_endpoint(cloud, name)
+
+
+def _delete_endpoint(cloud: Cloud, name: str) -> None:
+    sagemaker = cloud.client("sagemaker")
+    if name in [item["EndpointName"] for item in sagemaker.list_endpoints()["Endpoints"]]:
+        sagemaker.delete_endpoint(EndpointName=name)

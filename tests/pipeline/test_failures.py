@@ -1,0 +1,154 @@
+"""Runs that end badly: each with its name, a cause that says what to do, and nothing left that bills."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from tests.pipeline.conftest import QUICK, Cloud, Outcome
+
+
+def assert_failed(cloud: Cloud, outcome: Outcome, error: str, *says: str) -> None:
+    assert (outcome.status, outcome.error) == ("FAILED", error), outcome.cause
+    for text in (*says, "What to do: "):
+        assert text in outcome.cause
+    assert cloud.left_behind(outcome.stem) == []
+    assert f"<h2>{error}</h2>" in cloud.run_file(outcome, "report.html").decode()
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "says"),
+    [
+        ({"datset": "x"}, "InputInvalid", "did you mean 'dataset'?"),
+        ({"max_runtime_seconds": 0}, "InputInvalid", "max_runtime_seconds=0 must be between 1"),
+        ({"dataset": "s3://somebody-elses/datasets/a.jsonl"}, "InputInvalid", "may not read"),
+        ({"endpoint_name": "production"}, "InputInvalid", "must begin with 'heartbeat-dev'"),
+        ({"hyperparameters": {"MAX_STEP": 3}}, "InputInvalid", "MAX_STEPS"),
+        ({"hyperparameters": {"LORA_R": -1}}, "InputInvalid", "LORA_R=-1"),
+        ({"instance_types": ["ml.p4d.25xlarge"]}, "InputInvalid", "ml.p4d.24xlarge"),
+        ({"budget_usd": 0.01}, "PlanRefused", "$"),
+        ({"max_runtime_seconds": 30}, "PlanRefused", "30"),
+    ],
+)
+def test_bad_input_fails_in_seconds(cloud: Cloud, given: dict[str, Any], error: str, says: str) -> None:
+    begin = time.monotonic()
+    outcome = cloud.run(**given)
+    assert time.monotonic() - begin < 30
+    assert_failed(cloud, outcome, error, says)
+    assert cloud.jobs(outcome.stem) == []
+
+
+def test_an_invalid_dataset_names_its_lines(cloud: Cloud) -> None:
+    good = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
+    content = "\n".join([json.dumps(good), "{not json", json.dumps({"messages": []})])
+    outcome = cloud.run(dataset=cloud.put_dataset("broken.jsonl", content.encode()))
+    assert_failed(cloud, outcome, "DatasetInvalid", "line 2", "line 3")
+    assert cloud.jobs(outcome.stem) == []
+
+
+def test_a_missing_dataset_says_how_to_upload_it(cloud: Cloud) -> None:
+    uri = f"s3://{cloud.outputs['DataBucketName']}/datasets/none.jsonl"
+    assert_failed(cloud, cloud.run(dataset=uri), "DatasetInvalid", f"{uri} does not exist", "aws s3 cp")
+
+
+def test_a_neighbour_of_the_dataset_is_not_trained_on(cloud: Cloud) -> None:
+    uri = cloud.put_dataset("twins.jsonl", b"{}")
+    cloud.put_dataset("twins.jsonl.bak", b"{}")
+    assert_failed(cloud, cloud.run(dataset=uri), "DatasetInvalid", "twins.jsonl.bak begins with the dataset's name")
+
+
+def test_an_incomplete_checkpoint_is_found_before_an_instance_starts(cloud: Cloud) -> None:
+    s3, bucket = cloud.client("s3"), cloud.outputs["ArtifactBucketName"]
+    key = cloud.outputs["BaseModelPrefix"] + "model.safetensors"
+    s3.copy_object(Bucket=bucket, Key="aside", CopySource={"Bucket": bucket, "Key": key})
+    s3.delete_object(Bucket=bucket, Key=key)
+    try:
+        outcome = cloud.run(hyperparameters=QUICK)
+    finally:
+        s3.copy_object(Bucket=bucket, Key=key, CopySource={"Bucket": bucket, "Key": "aside"})
+    assert_failed(cloud, outcome, "BaseModelUnavailable", "model.safetensors", "base-model upload")
+    assert cloud.jobs(outcome.stem) == []
+
+
+def test_the_trainers_own_sentence_is_the_cause(cloud: Cloud) -> None:
+    outcome = cloud.run(hyperparameters={**QUICK, "MAX_LENGTH": 32})
+    assert_failed(cloud, outcome, "TrainingFailed", "MAX_LENGTH", "/aws/sagemaker/TrainingJobs")
+    assert "Traceback" not in outcome.cause
+    (job,) = cloud.jobs(outcome.stem)
+    assert job["TrainingJobStatus"] == "Failed"
+
+
+def test_no_capacity_anywhere(cloud: Cloud) -> None:
+    cloud.server.set_faults(capacity=["ml.p4d.24xlarge"], quota=["ml.p3.8xlarge", "ml.g5.12xlarge"])
+    outcome = cloud.run(hyperparameters=QUICK)
+    says = ("ml.p4d.24xlarge (CapacityError", "ml.p3.8xlarge (no quota)", "ml.g5.12xlarge (no quota)")
+    assert_failed(cloud, outcome, "NoCapacity", *says)
+
+
+def test_an_adapter_that_learned_nothing_is_not_deployed(cloud: Cloud) -> None:
+    outcome = cloud.run(hyperparameters={**QUICK, "LEARNING_RATE": 1e-9})
+    assert_failed(cloud, outcome, "QualityGateFailed", "held-out loss", "needs at most")
+    assert "Register model" not in cloud.states(outcome.arn)
+    assert cloud.run_file(outcome, "adapter/adapter_model.safetensors")
+
+
+def test_an_endpoint_that_does_not_start(cloud: Cloud) -> None:
+    cloud.server.set_faults(endpoint={"crash_on_start": True})
+    outcome = cloud.run(hyperparameters=QUICK)
+    assert_failed(cloud, outcome, "EndpointFailed", "heartbeat-dev is Failed", "health check")
+
+
+def test_an_endpoint_that_answers_with_errors(cloud: Cloud) -> None:
+    cloud.server.set_faults(endpoint={"answer_status": 500})
+    outcome = cloud.run(hyperparameters=QUICK)
+    assert_failed(cloud, outcome, "AcceptanceFailed", "500")
+
+
+def test_a_bad_update_goes_back_to_what_served(cloud: Cloud, fresh_endpoint: str) -> None:
+    first = cloud.run(hyperparameters=QUICK)
+    assert first.status == "SUCCEEDED", first.cause
+    cloud.server.set_faults(endpoint={"answer_status": 500})
+    second = cloud.run(hyperparameters={**QUICK, "SEED": 1})
+    cloud.server.set_faults()
+    assert (second.status, second.error) == ("FAILED", "RolledBack"), second.cause
+    endpoint = cloud.wait_for_endpoint(fresh_endpoint)
+    assert endpoint["EndpointStatus"] == "InService"
+    assert endpoint["EndpointConfigName"].startswith(first.stem)
+
+
+def test_stopping_the_execution_stops_the_job(cloud: Cloud) -> None:
+    arn = cloud.start(hyperparameters={**QUICK, "MAX_STEPS": 100_000})
+    cloud.wait_for_state(arn, "Train")
+    cloud.client("stepfunctions").stop_execution(executionArn=arn, error="Person", cause="changed my mind")
+    outcome = cloud.wait(arn)
+    assert outcome.status == "ABORTED"
+    deadline = time.monotonic() + 60
+    while cloud.left_behind(outcome.stem) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert cloud.left_behind(outcome.stem) == []
+    assert {job["TrainingJobStatus"] for job in cloud.jobs(outcome.stem)} <= {"Stopped"}
+
+
+def test_stopping_the_execution_takes_down_its_endpoint(cloud: Cloud, fresh_endpoint: str) -> None:
+    """The rule on aborted executions does it: a stopped state machine runs no further state."""
+    cloud.server.set_faults(endpoint={"delay_seconds": 20})
+    arn = cloud.start(hyperparameters=QUICK)
+    cloud.wait_for_state(arn, "Acceptance check")
+    cloud.client("stepfunctions").stop_execution(executionArn=arn)
+    outcome = cloud.wait(arn)
+    deadline = time.monotonic() + 60
+    while cloud.left_behind(outcome.stem) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert cloud.left_behind(outcome.stem) == []
+    names = [item["EndpointName"] for item in cloud.client("sagemaker").list_endpoints()["Endpoints"]]
+    assert fresh_endpoint not in names
+
+
+def test_a_person_refuses(cloud: Cloud) -> None:
+    arn = cloud.start(hyperparameters=QUICK, approve=True)
+    token = json.loads(cloud.wait_for_file(arn, "approval.json"))["task_token"]
+    cloud.client("stepfunctions").send_task_failure(taskToken=token, error="NotApproved", cause="the tone is wrong")
+    assert_failed(cloud, cloud.wait(arn), "NotApproved", "the tone is wrong")

@@ -1,0 +1,129 @@
+"""Runs that end well, through the deployed state machine."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from heartbeat import metrics, requests
+from tests.pipeline.conftest import QUICK, Cloud
+
+
+def ask(cloud: Cloud, endpoint: str, model: str) -> str:
+    body = requests.chat(model=model, messages=[{"role": "user", "content": "Who are you?"}], max_tokens=32)
+    answer = cloud.client("sagemaker-runtime").invoke_endpoint(
+        EndpointName=endpoint, ContentType="application/json", Body=json.dumps(body)
+    )
+    message: dict[str, Any] = json.loads(answer["Body"].read())["choices"][0]["message"]
+    return json.dumps(message)
+
+
+def test_trains_passes_and_serves(cloud: Cloud, fresh_endpoint: str) -> None:
+    outcome = cloud.run(hyperparameters=QUICK)
+    assert outcome.status == "SUCCEEDED", outcome.cause
+    assert outcome.output["endpoint_name"] == fresh_endpoint
+    assert not outcome.output["stopped_early"]
+
+    states = cloud.states(outcome.arn)
+    order = [
+        *("Check dataset", "Plan", "Ensure image", "Ensure base weights", "Train", "Read training result"),
+        *("Quality gate", "Register model", "Create endpoint", "Acceptance check", "Report"),
+    ]
+    assert [name for name in states if name in order] == order
+
+    (job,) = cloud.jobs(outcome.stem)
+    assert job["StoppingCondition"]["MaxRuntimeInSeconds"] == 28800
+    assert job["ResourceConfig"]["InstanceType"] == "ml.p4d.24xlarge"
+    assert job["EnableNetworkIsolation"]
+    final = {item["MetricName"] for item in job["FinalMetricDataList"]}
+    assert {metrics.METRICS["loss"].name, metrics.METRICS["heldout_loss"].name} <= final
+
+    # The adapter that was trained is the one that answers.
+    assert ask(cloud, fresh_endpoint, requests.TUNED_NAME) != ask(cloud, fresh_endpoint, requests.BASE_NAME)
+
+    record = json.loads(cloud.run_file(outcome, "run.json"))
+    assert record["gate"]["passed"]
+    assert record["acceptance"]["passed"]
+    assert record["metrics"]["heldout"]["tuned_loss"] < record["metrics"]["heldout"]["base_loss"]
+    page = cloud.run_file(outcome, "report.html").decode()
+    assert "is serving" in page
+    packages = cloud.client("sagemaker").list_model_packages(ModelPackageGroupName="heartbeat-dev")
+    assert packages["ModelPackageSummaryList"]
+
+
+def test_what_a_run_writes_is_encrypted_with_the_apps_key(cloud: Cloud) -> None:
+    outcome = cloud.run(hyperparameters=QUICK, deploy=False)
+    assert outcome.status == "SUCCEEDED", outcome.cause
+    assert outcome.output["endpoint_name"] is None
+    s3, bucket = cloud.client("s3"), cloud.outputs["ArtifactBucketName"]
+    keys = [
+        item["Key"]
+        for item in s3.list_objects_v2(Bucket=bucket, Prefix=f"runs/{outcome.arn.split(':')[-1]}/")["Contents"]
+    ]
+    names = {key.rsplit("/", 1)[-1] for key in keys}
+    assert {
+        "plan.json",
+        "dataset.json",
+        "gate.json",
+        "metrics.json",
+        "report.html",
+        "adapter_model.safetensors",
+    } <= names
+    heads = [s3.head_object(Bucket=bucket, Key=key) for key in keys]
+    assert {head["ServerSideEncryption"] for head in heads} == {"aws:kms"}
+    assert len({head["SSEKMSKeyId"] for head in heads}) == 1
+
+
+def test_no_capacity_then_the_next_instance(cloud: Cloud) -> None:
+    cloud.server.set_faults(capacity=["ml.p4d.24xlarge"], quota=["ml.p3.8xlarge"])
+    outcome = cloud.run(hyperparameters=QUICK, deploy=False)
+    assert outcome.status == "SUCCEEDED", outcome.cause
+    assert outcome.output["instance_type"] == "ml.g5.12xlarge"
+    states = cloud.states(outcome.arn)
+    assert states.count("Train") == 3
+    jobs = cloud.jobs(outcome.stem)  # the one without quota was refused before it became a job
+    assert [job["ResourceConfig"]["InstanceType"] for job in jobs] == ["ml.p4d.24xlarge", "ml.g5.12xlarge"]
+    assert len({job["TrainingJobName"] for job in jobs}) == 2
+
+
+def test_throttling_is_retried(cloud: Cloud) -> None:
+    cloud.server.set_faults(throttle={"CreateTrainingJob": 2})
+    outcome = cloud.run(hyperparameters=QUICK, deploy=False)
+    assert outcome.status == "SUCCEEDED", outcome.cause
+    assert len(cloud.jobs(outcome.stem)) == 1
+
+
+def test_the_stop_leaves_a_usable_adapter(cloud: Cloud) -> None:
+    """The 8-hour stop, 1,500 times faster: SageMaker sends SIGTERM, the trainer saves, the run goes on."""
+    cloud.server.set_faults(runtime_scale=20 / 28800)
+    endless = {**QUICK, "MAX_STEPS": 100_000}
+    outcome = cloud.run(hyperparameters=endless, deploy=False)
+    assert outcome.status == "SUCCEEDED", outcome.cause
+    assert outcome.output["stopped_early"]
+    (job,) = cloud.jobs(outcome.stem)
+    assert (job["TrainingJobStatus"], job["SecondaryStatus"]) == ("Stopped", "MaxRuntimeExceeded")
+    assert job["StoppingCondition"]["MaxRuntimeInSeconds"] == 28800
+    record = json.loads(cloud.run_file(outcome, "metrics.json"))
+    assert record["status"] == "stopped_early"
+    assert 0 < record["steps_done"] < 100_000
+
+
+def test_a_second_run_updates_the_endpoint(cloud: Cloud, fresh_endpoint: str) -> None:
+    first = cloud.run(hyperparameters=QUICK)
+    assert first.status == "SUCCEEDED", first.cause
+    before = cloud.client("sagemaker").describe_endpoint(EndpointName=fresh_endpoint)["EndpointConfigName"]
+    second = cloud.run(hyperparameters={**QUICK, "SEED": 1})
+    assert second.status == "SUCCEEDED", second.cause
+    after = cloud.client("sagemaker").describe_endpoint(EndpointName=fresh_endpoint)["EndpointConfigName"]
+    assert "Update endpoint" in cloud.states(second.arn)
+    assert (before.startswith(first.stem), after.startswith(second.stem)) == (True, True)
+
+
+def test_a_person_approves(cloud: Cloud, fresh_endpoint: str) -> None:
+    arn = cloud.start(hyperparameters=QUICK, approve=True)
+    cloud.wait_for_state(arn, "Wait for approval")
+    token = json.loads(cloud.wait_for_file(arn, "approval.json"))["task_token"]
+    cloud.client("stepfunctions").send_task_success(taskToken=token, output="{}")
+    outcome = cloud.wait(arn)
+    assert outcome.status == "SUCCEEDED", outcome.cause
+    assert outcome.output["endpoint_name"] == fresh_endpoint
