@@ -26,7 +26,7 @@ from local_aws.errors import ApiError
 from local_aws.iam import CODEBUILD, Roles
 from local_aws.images import ImageName, Images
 from local_aws.settings import Settings
-from local_aws.transfer import files_in
+from local_aws.transfer import download_object, files_in
 
 _MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 
@@ -111,10 +111,13 @@ class Build:
             self._phase("POST_BUILD", self._push)
         except BuildFailure:
             status = "FAILED"
+        except BaseException:
+            status = "FAULT"
+            raise
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)
-        if not self._is_stopped(self._record["id"]):
-            _finish(self._record, status)
+            if not self._is_stopped(self._record["id"]):
+                _finish(self._record, status)
 
     def _phase(self, name: str, work: Any) -> None:
         if self._is_stopped(self._record["id"]):
@@ -155,6 +158,7 @@ class Build:
                 except ClientError:
                     if names or not self._log_group_exists(location["groupName"]):
                         raise
+            self._say(f"Running build {self._record['id']}")
         except (ApiError, ClientError) as error:
             message = f"ACCESS_DENIED: Service role {self._role} does not allow the build to log: {error}"
             phase = _phase("PROVISIONING", "FAILED")
@@ -181,7 +185,7 @@ class Build:
         bucket, _, key = source["location"].removeprefix("arn:aws:s3:::").partition("/")
         self._folder.mkdir(parents=True)
         archive = self._folder / "source.zip"
-        self._client("s3").download_file(bucket, key, str(archive))
+        download_object(self._client("s3"), bucket, key, archive)
         try:
             with zipfile.ZipFile(archive) as packed:
                 packed.extractall(self._folder / "source")

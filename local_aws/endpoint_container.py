@@ -19,7 +19,7 @@ from botocore.exceptions import ClientError
 from local_aws.containers import LogShipper, run_container, signal_group
 from local_aws.iam import SAGEMAKER
 from local_aws.registry import SageMakerAccount
-from local_aws.transfer import download_prefix, split_uri
+from local_aws.transfer import download_object, download_prefix, split_uri
 
 DEFAULT_STARTUP_SECONDS = 600
 """SageMaker's wait for the first healthy /ping when the variant does not set it."""
@@ -95,7 +95,7 @@ class Variant:
         archive = self.folder / "model.tar.gz"
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            s3.download_file(bucket, key, str(archive))
+            download_object(s3, bucket, key, archive)
             with tarfile.open(archive) as tar:
                 tar.extractall(folder, filter="data")
         except (ClientError, tarfile.TarError) as error:

@@ -87,10 +87,6 @@ class Images:
             environment=image["environment"],
         )
 
-    def exists(self, uri: str, role_arn: str, principal: str) -> None:
-        """Raise ApiError unless the image could be pulled."""
-        self.pull(uri, role_arn, principal)
-
     def _pull_public(self, name: ImageName, uri: str, role_arn: str, principal: str) -> Command:
         words = self._public.get(name.repository)
         if words is None:

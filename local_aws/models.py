@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from botocore.exceptions import ClientError
+
 from local_aws.errors import ApiError, invalid
 from local_aws.iam import SAGEMAKER
 from local_aws.registry import Request, SageMakerAccount, list_page, name_in, now
@@ -62,7 +64,10 @@ class Models(Records):
         if not role:
             raise invalid("ExecutionRoleArn is required when a model has containers")
         self._account.roles.assume(role, SAGEMAKER)
-        self._account.images.exists(container["Image"], role, SAGEMAKER)
+        try:
+            self._account.images.pull(container["Image"], role, SAGEMAKER)
+        except ClientError as error:
+            raise invalid(f"The role {role} cannot pull the image {container['Image']}: {error}") from error
         return super().create(request)
 
     def container(self, request: Request) -> dict[str, Any]:

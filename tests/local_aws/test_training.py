@@ -274,6 +274,7 @@ def test_a_role_that_may_not_read_a_channel(account: Account, image: str, action
     account.deny(role, action)
     job = account.train(image, RoleArn=role, InputDataConfig=channels)
     assert "Data download failed" in job["FailureReason"]
+    assert action in job["FailureReason"]
 
 
 def test_output_under_a_kms_key_needs_the_key(account: Account, image: str) -> None:
