@@ -34,6 +34,10 @@ def accept_pipeline_findings(pipeline: Pipeline, settings: Settings) -> None:
             ":log-group:/aws/sagemaker/TrainingJobs*:log-stream:*": "Each job's containers have streams of their own.",
             ":log-group:/aws/sagemaker/Endpoints*": "SageMaker makes the log group itself.",
             ":log-group:/aws/sagemaker/Endpoints*:log-stream:*": "Each instance has a stream of its own.",
+            **{
+                f":s3:::{name}/*": "The settings name this bucket of datasets."
+                for name in settings.extra_dataset_buckets
+            },
             ".Arn>:*": "The state machine calls its own functions in whichever version they are.",
         },
     )

@@ -75,7 +75,7 @@ class Registry(cdk.Stack):
             description="Builds the training image and pushes it under its content hash",
             source=codebuild.Source.s3(bucket=self._source.bucket, path=self._source.s3_object_key),
             role=self._build_role().without_policy_updates(),  # CDK's grants are wider than the build needs
-            build_spec=codebuild.BuildSpec.from_object_to_yaml(
+            build_spec=codebuild.BuildSpec.from_object(
                 {"version": "0.2", "phases": {"build": {"commands": _BUILD_COMMANDS}}}
             ),
             environment=codebuild.BuildEnvironment(

@@ -101,8 +101,6 @@ class Settings:
     """Buckets beside the data bucket that an execution may read datasets from."""
     noncurrent_version_days: int = 30
     """Days until an overwritten or deleted object's old version expires."""
-    checkpoint_days: int = 14
-    """Days until a run's training checkpoints expire."""
     access_log_days: int = 90
     """Days until S3 access logs expire."""
 
@@ -213,7 +211,6 @@ class Settings:
             "max_runtime_seconds": (600, 28 * 24 * 3600, 28_800),
             "volume_size_gib": (50, 16_384, 500),
             "noncurrent_version_days": (1, 3650, 30),
-            "checkpoint_days": (1, 3650, 14),
             "access_log_days": (1, 3650, 90),
         }
         for name, (low, high, default) in limits.items():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import aws_cdk as cdk
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
@@ -29,19 +27,10 @@ class Storage(cdk.Stack):
             removal_policy=settings.removal_policy,
         )
         self.access_logs_bucket = self._access_logs_bucket()
-        self.data_bucket = self._bucket("Data", rules=[])
-        self.artifact_bucket = self._bucket(
-            "Artifacts",
-            rules=[
-                s3.LifecycleRule(
-                    id="ExpireCheckpoints",
-                    prefix="checkpoints/",
-                    expiration=cdk.Duration.days(settings.checkpoint_days),
-                )
-            ],
-        )
+        self.data_bucket = self._bucket("Data")
+        self.artifact_bucket = self._bucket("Artifacts")
 
-    def _bucket(self, name: str, *, rules: Sequence[s3.LifecycleRule]) -> s3.Bucket:
+    def _bucket(self, name: str) -> s3.Bucket:
         """A private, versioned bucket under the customer key."""
         return s3.Bucket(
             self,
@@ -59,7 +48,6 @@ class Storage(cdk.Stack):
                     noncurrent_version_expiration=cdk.Duration.days(self._settings.noncurrent_version_days),
                     expired_object_delete_marker=True,
                 ),
-                *rules,
             ],
             block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
             object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,

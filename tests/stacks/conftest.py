@@ -12,11 +12,25 @@ from stacks.settings import Settings
 
 Template = dict[str, Any]
 
+OWN = Settings(
+    environment="own",
+    alarm_email="me@example.com",
+    monthly_budget_usd=None,
+    tags={"team": "hockey"},
+    extra_dataset_buckets=("elsewhere",),
+    endpoint_name="Habs",
+    vllm_image="123456789012.dkr.ecr.eu-west-1.amazonaws.com/mine/vllm:1",
+)
+
 
 @pytest.fixture(scope="session")
 def templates(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Template]:
-    """Templates by stack, such as `dev-Storage`. dev and prod are in one app, as they may be in one account."""
+    """Templates by stack, such as `dev-Storage`: cdk.json's environments, and `own`, which has other settings.
+
+    They are in one app, as they may be in one account.
+    """
     app = heartbeat_app.make_app(str(tmp_path_factory.mktemp("cdk.out")))
     for environment in ("dev", "prod"):
         heartbeat_app.compose(app, Settings.from_context(app.node, environment))
+    heartbeat_app.compose(app, OWN)
     return {stack.stack_name.removeprefix("HeartBeat-"): stack.template for stack in app.synth().stacks}

@@ -1,0 +1,92 @@
+"""What every role of every stack may do at the most."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from tests.stacks.reading import Statement, Template, listed, role_statements, strings, text
+
+# The only actions that any role has on `*`, because AWS knows no resource for them.
+WITHOUT_RESOURCE = {
+    "cloudwatch:PutMetricData": "limited by its namespace in a condition",
+    "ecr:GetAuthorizationToken": "the token is the account's",
+    "logs:CreateLogDelivery": "CloudWatch's log delivery, as the guide of Step Functions asks",
+    "logs:DeleteLogDelivery": "likewise",
+    "logs:DescribeLogGroups": "likewise",
+    "logs:DescribeResourcePolicies": "likewise",
+    "logs:GetLogDelivery": "likewise",
+    "logs:ListLogDeliveries": "likewise",
+    "logs:PutResourcePolicy": "likewise",
+    "logs:UpdateLogDelivery": "likewise",
+    "sagemaker:ListEndpointConfigs": "shows names only",
+    "sagemaker:ListModels": "shows names only",
+    "sagemaker:ListTrainingJobs": "shows names only",
+    "xray:GetSamplingRules": "tracing has no resources",
+    "xray:GetSamplingTargets": "tracing has no resources",
+    "xray:PutTelemetryRecords": "tracing has no resources",
+    "xray:PutTraceSegments": "tracing has no resources",
+}
+
+# The CDK's own function that empties buckets before they are deleted writes its log under AWS's basic policy.
+MANAGED_POLICIES = {"arn:<AWS::Partition>:iam::aws:policy/service-role/AWSLambdaBasicExecutionRole"}
+
+
+def statements(templates: Mapping[str, Template]) -> Iterator[tuple[str, Statement]]:
+    for stack, template in templates.items():
+        for key, statement in role_statements(template):
+            yield f"{stack}/{key}", statement
+
+
+def test_only_actions_that_have_no_resource_are_allowed_on_any(templates: Mapping[str, Template]) -> None:
+    on_any = {
+        action
+        for _, statement in statements(templates)
+        if "*" in listed(statement["Resource"])
+        for action in listed(statement["Action"])
+    }
+    assert on_any == WITHOUT_RESOURCE.keys()
+
+
+def test_metrics_are_written_to_sagemakers_namespaces_only(templates: Mapping[str, Template]) -> None:
+    found = [each for _, each in statements(templates) if "cloudwatch:PutMetricData" in listed(each["Action"])]
+    assert found
+    for statement in found:
+        assert statement["Condition"]["StringLike"].keys() == {"cloudwatch:namespace"}
+
+
+def test_no_action_is_a_wildcard(templates: Mapping[str, Template]) -> None:
+    assert [(where, each["Action"]) for where, each in statements(templates) if "*" in str(each["Action"])] == []
+
+
+def test_no_statement_is_written_by_exclusion(templates: Mapping[str, Template]) -> None:
+    assert [where for where, each in statements(templates) if {"NotAction", "NotResource"} & each.keys()] == []
+
+
+def test_roles_are_passed_to_sagemaker_only(templates: Mapping[str, Template]) -> None:
+    found = [each for _, each in statements(templates) if "iam:PassRole" in listed(each["Action"])]
+    assert len(found) == 3  # one state machine in each environment
+    for statement in found:
+        assert statement["Condition"] == {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}
+        assert all(text(resource).endswith(".Arn>") for resource in listed(statement["Resource"]))
+
+
+def test_no_policy_of_aws_is_attached_but_the_one_that_the_cdk_needs(templates: Mapping[str, Template]) -> None:
+    attached = {
+        text(policy)
+        for template in templates.values()
+        for resource in template["Resources"].values()
+        for policy in resource.get("Properties", {}).get("ManagedPolicyArns", [])
+    }
+    assert attached == MANAGED_POLICIES
+    assert not [each for template in templates.values() for each in strings(template) if "FullAccess" in each]
+
+
+def test_data_and_models_are_reached_by_prefix(templates: Mapping[str, Template]) -> None:
+    """No role but those of the CDK reaches a bucket's objects except below a prefix or in a bucket that was named."""
+    for where, statement in statements(templates):
+        for resource in map(text, listed(statement["Resource"])):
+            if any(action.endswith("Object") for action in listed(statement["Action"])):
+                assert re.search(r"/(datasets|base-models|runs)/\*$|/[0-9a-f]{64}\.zip$|:elsewhere/\*$", resource), (
+                    where
+                )
