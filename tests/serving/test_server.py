@@ -1,0 +1,321 @@
+"""The laptop's server, asked over HTTP as SageMaker would ask it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from serving.chat_completion import Request, RequestError
+from serving.engine import Engine
+from serving.generate import generate
+from serving.local_server import MAX_BODY_BYTES, Settings
+from tests.training import tiny
+from training_code import adapter, lora, model
+from training_code.errors import TrainingError
+
+ASK = {"messages": [{"role": "user", "content": "How many goals has Suzuki?"}], "temperature": 0, "max_tokens": 8}
+
+
+class Server:
+    """A server process and requests to it."""
+
+    def __init__(self, root: Path, **environment: str) -> None:
+        values = tiny.child_environment(root, SAGEMAKER_BIND_TO_PORT="0", **environment)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "serving.local_server"],
+            env=values,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.port = self._ready()
+
+    def post(self, body: object, path: str = "/invocations") -> tuple[int, dict[str, Any]]:
+        return self.request("POST", path, body if isinstance(body, bytes) else json.dumps(body).encode())
+
+    def request(
+        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, dict[str, Any]]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            connection.request(method, path, body, headers or {})
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+        finally:
+            connection.close()
+
+    def _ready(self) -> int:
+        assert self.process.stdout
+        said = ""
+        for line in self.process.stdout:
+            said += line
+            if line.startswith("ready in"):
+                return int(line.split(",")[0].rpartition(":")[2])
+        raise AssertionError(said)
+
+
+def save_adapter(folder: Path, base: Path) -> None:
+    """An adapter that says something else than the base model."""
+    llama = model.load_base(base, torch.device("cpu"), torch.float32)
+    attached = lora.attach(llama, ("attention", "shared_expert"), rank=4, alpha=8, dropout=0, seed=1)
+    torch.manual_seed(1)
+    for module in attached.values():
+        torch.nn.init.normal_(module.lora_b, std=0.5)
+    adapter.save(folder, attached, targets=("attention", "shared_expert"), rank=4, alpha=8, dropout=0)
+
+
+@pytest.fixture(scope="module")
+def root(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("served") / "ml"
+    root.mkdir()
+    (root / "model").symlink_to(base)
+    save_adapter(root / "additional-model-data-sources/adapter", base)
+    return root
+
+
+@pytest.fixture(scope="module")
+def server(root: Path) -> Iterator[Server]:
+    running = Server(
+        root,
+        SM_VLLM_MODEL="/opt/ml/model",
+        SM_VLLM_SERVED_MODEL_NAME="base",
+        SM_VLLM_ENABLE_LORA="true",
+        SM_VLLM_LORA_MODULES="stanley=/opt/ml/additional-model-data-sources/adapter",
+        SM_VLLM_MAX_MODEL_LEN="200",
+        SM_VLLM_ENABLE_AUTO_TOOL_CHOICE="true",
+    )
+    with running.process:
+        yield running
+        running.process.send_signal(signal.SIGTERM)
+        started = time.monotonic()
+        running.process.communicate(timeout=10)
+        assert time.monotonic() - started < 3
+        assert running.process.returncode == 0
+
+
+@pytest.fixture(scope="module")
+def engine(root: Path, base: Path) -> Engine:
+    return Engine.load(base, "base", {"stanley": root / "additional-model-data-sources/adapter"}, None)
+
+
+def test_ping(server: Server) -> None:
+    assert server.request("GET", "/ping") == (200, {})
+
+
+def test_answers_in_openais_form(server: Server) -> None:
+    status, answer = server.post({"model": "base", **ASK})
+    assert status == 200
+    assert answer["object"] == "chat.completion"
+    assert answer["model"] == "base"
+    [choice] = answer["choices"]
+    assert choice["message"]["role"] == "assistant"
+    assert isinstance(choice["message"]["content"], str)
+    assert choice["finish_reason"] in ("stop", "length")
+    usage = answer["usage"]
+    assert usage["prompt_tokens"] > 10
+    assert 1 <= usage["completion_tokens"] <= 8
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+
+
+def test_each_request_chooses_base_or_adapter(server: Server) -> None:
+    names = ("base", "stanley", "base", "stanley")
+    said = [server.post({"model": n, **ASK})[1]["choices"][0]["message"]["content"] for n in names]
+    assert said[0] == said[2] != said[1] == said[3]
+
+
+def test_requests_at_once_do_not_mix_their_models(server: Server) -> None:
+    alone = {n: server.post({"model": n, **ASK})[1]["choices"][0]["message"] for n in ("base", "stanley")}
+    found: list[tuple[str, Any]] = []
+
+    def ask(name: str) -> None:
+        found.append((name, server.post({"model": name, **ASK})[1]["choices"][0]["message"]))
+
+    threads = [threading.Thread(target=ask, args=(name,)) for name in ("base", "stanley") * 4]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8
+    assert all(message == alone[name] for name, message in found)
+
+
+def test_logprobs_are_of_the_words_that_were_said(server: Server) -> None:
+    _, answer = server.post({"model": "base", "logprobs": True, "top_logprobs": 3, **ASK})
+    content = answer["choices"][0]["logprobs"]["content"]
+    assert len(content) == 8
+    for token in content:
+        assert token["logprob"] <= 0
+        assert token["top_logprobs"][0]["token"] == token["token"]  # greedy
+        logprobs = [entry["logprob"] for entry in token["top_logprobs"]]
+        assert logprobs == sorted(logprobs, reverse=True)
+        assert len(logprobs) == 3
+
+
+def test_a_seed_repeats_a_sampled_answer(server: Server) -> None:
+    sampled = {**ASK, "temperature": 1.5, "max_tokens": 20}
+    first, again, other = (
+        server.post({"model": "base", "seed": seed, **sampled})[1]["choices"][0]["message"]["content"]
+        for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"{", "the body is not JSON"),
+        ([], "the body must be a JSON object"),
+        ({"model": "gpt", **ASK}, "model 'gpt' is not served; the models are base, stanley"),
+        ({"model": "base"}, "messages must be a list"),
+        ({"messages": []}, "`messages` must be a list of at least one message"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "role 'robot' must be one of"),
+        ({**ASK, "max_tokens": 0}, "max_tokens=0 must be a whole number of at least 1"),
+        ({**ASK, "temperature": "hot"}, "temperature='hot' must be a number from 0 to 2"),
+        ({**ASK, "stream": True}, "stream=true is not supported"),
+        ({**ASK, "n": 2}, "n must be 1"),
+        ({**ASK, "tools": {}}, None),
+        ({**ASK, "tools": [{"name": "f"}]}, "a tool must have the form"),
+        ({"messages": [{"role": "user", "content": "puck " * 300}]}, "prompt and answer together may have 200"),
+    ],
+)
+def test_a_bad_body_is_400_with_the_reason(server: Server, body: object, said: str | None) -> None:
+    status, answer = server.post(body)
+    if said is None:
+        assert status == 200
+        return
+    assert status == 400
+    assert answer["error"]["type"] == "BadRequestError"
+    assert said in answer["error"]["message"]
+
+
+def test_other_paths_and_bodies_of_no_or_too_great_length(server: Server) -> None:
+    assert server.request("GET", "/")[0] == 404
+    assert server.post({}, "/v1/models")[0] == 404
+    assert server.request("POST", "/invocations", headers={"Content-Length": str(MAX_BODY_BYTES + 1)})[0] == 413
+    assert server.request("POST", "/invocations", headers={"Content-Length": "x"})[0] == 411
+    assert server.request("GET", "/ping")[0] == 200
+
+
+def test_tool_calls_come_parsed(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The random model calls no tool: its words are put in its mouth, the rest is real."""
+    from serving import local_server
+    from serving.generate import Answer, Token
+    from training_code.chat import Piece
+
+    said = [
+        Piece("<|python_start|>", special=True),
+        Piece('[parquet_query(sql="SELECT 1"), now()]'),
+        Piece("<|python_end|>", special=True),
+    ]
+    tokens = [Token(i, 0.0, []) for i in engine.tokenizer.encode(said).ids]
+    monkeypatch.setattr(engine, "answer", lambda _request, _prompt: Answer(tokens, "stop"))
+    body = json.dumps({**ASK, "tools": tiny.TOOLS}).encode()
+
+    status, answer = local_server._invoke(engine, body, auto_tool_choice=True)
+    [choice] = answer["choices"]
+    assert (status, choice["finish_reason"], choice["message"]["content"]) == (200, "tool_calls", None)
+    calls = choice["message"]["tool_calls"]
+    assert [call["type"] for call in calls] == ["function", "function"]
+    assert calls[0]["id"] != calls[1]["id"]
+    assert calls[0]["function"] == {"name": "parquet_query", "arguments": '{"sql": "SELECT 1"}'}
+    assert calls[1]["function"] == {"name": "now", "arguments": "{}"}
+
+    _, untold = local_server._invoke(engine, json.dumps(ASK).encode(), auto_tool_choice=True)
+    assert untold["choices"][0]["message"]["content"] == '[parquet_query(sql="SELECT 1"), now()]'
+    assert local_server._invoke(engine, body, auto_tool_choice=False)[0] == 400
+
+
+def test_the_cache_changes_no_word(engine: Engine) -> None:
+    prompt = [0, 5, 9, 40, 77, 120, 33, 61]
+    answer = generate(engine.model, prompt, max_tokens=12, temperature=0, end_of_turn=-1)
+    ids = list(prompt)
+    with torch.no_grad():
+        for token in answer.tokens:
+            logits = engine.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
+            assert int(logits.argmax()) == token.id
+            assert float(torch.log_softmax(logits, -1)[token.id]) == pytest.approx(token.logprob, abs=1e-4)
+            ids.append(token.id)
+    assert answer.finish_reason == "length"
+    assert len(answer.tokens) == 12
+
+
+def test_stops_at_the_end_of_turn(engine: Engine) -> None:
+    prompt = [0, 5, 9, 40]
+    free = generate(engine.model, prompt, max_tokens=6, temperature=0, end_of_turn=-1)
+    end = free.tokens[3].id
+    stopped = generate(engine.model, prompt, max_tokens=6, temperature=0, end_of_turn=end)
+    assert stopped.finish_reason == "stop"
+    assert stopped.tokens == free.tokens[: [token.id for token in free.tokens].index(end)]
+
+
+def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "serving.local_server"],
+        env=tiny.child_environment(tmp_path, SAGEMAKER_BIND_TO_PORT="0"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("failed: ")
+    assert "config.json is missing" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"SM_VLLM_LORA_MODULES": "stanley"}, "SM_VLLM_LORA_MODULES=stanley must have the form NAME=PATH"),
+        ({"SM_VLLM_LORA_MODULES": "a=/x b=/y"}, "names 2 adapters"),
+        ({"SAGEMAKER_BIND_TO_PORT": "http"}, "SAGEMAKER_BIND_TO_PORT=http must be a whole number"),
+        ({"SM_VLLM_MAX_MODEL_LEN": "auto"}, "SM_VLLM_MAX_MODEL_LEN=auto must be a whole number"),
+    ],
+)
+def test_bad_settings_name_the_variable(values: dict[str, str], said: str) -> None:
+    with pytest.raises(TrainingError, match=said):
+        Settings.from_environment({"SM_VLLM_ENABLE_LORA": "true", **values})
+
+
+def test_settings_follow_the_vllm_image() -> None:
+    found = Settings.from_environment(
+        {
+            "HEARTBEAT_OPT_ML": "/somewhere",
+            "SM_VLLM_MODEL": "/opt/ml/model",
+            "SM_VLLM_ENABLE_LORA": "true",
+            "SM_VLLM_LORA_MODULES": "stanley=/opt/ml/additional-model-data-sources/adapter",
+        }
+    )
+    assert found.base == Path("/somewhere/model")
+    assert found.adapters == {"stanley": Path("/somewhere/additional-model-data-sources/adapter")}
+    assert (found.host, found.port) == ("127.0.0.1", 8080)
+
+
+def test_an_adapter_of_another_base_is_refused(base: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "adapter"
+    save_adapter(folder, base)
+    weights = load_file(folder / adapter.WEIGHTS)
+    short = {name: tensor for name, tensor in weights.items() if ".layers.3." not in name}
+    save_file(short, folder / adapter.WEIGHTS)
+    with pytest.raises(TrainingError, match=r"is not an adapter of this base model: .*layers\.3\."):
+        Engine.load(base, "base", {"stanley": folder}, None)
+
+
+def test_defaults_of_a_request() -> None:
+    request = Request.from_body(json.dumps({"messages": ASK["messages"]}).encode(), {"base": False, "stanley": True})
+    assert (request.model, request.max_tokens, request.temperature) == ("base", 256, 1.0)
+    with pytest.raises(RequestError, match="seed=-1"):
+        Request.from_body(json.dumps({"messages": [], "seed": -1}).encode(), {"base": False})

@@ -1,0 +1,71 @@
+"""What the trainer writes, the server reads back."""
+
+from __future__ import annotations
+
+import json
+import keyword
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serving.tool_call_parser import ToolCall, parse_calls
+from training_code.tool_calls import why_unreadable, write_calls
+
+NAMES = st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,12}", fullmatch=True).filter(lambda name: not keyword.iskeyword(name))
+NUMBERS = st.integers(min_value=0, max_value=10**30) | st.floats(
+    min_value=0, allow_nan=False, allow_infinity=False
+).filter(lambda number: str(number)[0] != "-")
+LEAVES = st.none() | st.booleans() | NUMBERS | st.text()
+VALUES = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3), max_leaves=8
+)
+CALLS = st.lists(st.tuples(NAMES, st.dictionaries(NAMES, VALUES, max_size=4)), min_size=1, max_size=3)
+
+
+@settings(deadline=None, max_examples=200)
+@given(calls=CALLS, as_text=st.booleans(), marked=st.booleans())
+def test_every_call_comes_back_as_it_was(calls: list[tuple[str, dict[str, Any]]], as_text: bool, marked: bool) -> None:
+    sent = [
+        {"type": "function", "function": {"name": n, "arguments": json.dumps(a) if as_text else a}} for n, a in calls
+    ]
+    assert why_unreadable(sent) is None
+    text = write_calls(sent)
+
+    read = parse_calls(f"<|python_start|>{text}<|python_end|>" if marked else text)
+    assert read == [ToolCall(name, arguments) for name, arguments in calls]
+    assert [type(v) for c in read for v in c.arguments.values()] == [type(v) for _, a in calls for v in a.values()]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Suzuki leads.",
+        "[see the table]",
+        "[]",
+        "[search(query='x'), 'and more']",
+        "[search('positional')]",
+        "[search(**{'query': 1})]",
+        "[search(query=open('/etc/passwd'))]",
+        "[search(query=1+1)]",
+        "[search(query=-1)]",
+        "[search(query=b'bytes')]",
+        "[search(query={1: 2})]",
+        "[search(query={**{}})]",
+        "[search(query='x', query='y')]",
+        "[os.system(cmd='x')]",
+        "[search(query='x')",
+        "Here: [search(query='x')]",
+        "[search(query='x')] done",
+        "[" * 5000,
+        "[f(x=" + "[" * 5000,
+        "[f(x='\x00')]",
+    ],
+)
+def test_anything_else_is_text(text: str) -> None:
+    assert parse_calls(text) is None
+
+
+def test_single_quotes_and_spaces_are_read_too() -> None:
+    assert parse_calls(" [ f( x = 'a' , y = 2 ) , g() ] ") == [ToolCall("f", {"x": "a", "y": 2}), ToolCall("g", {})]

@@ -1,0 +1,267 @@
+"""Whole training jobs through the container's contract: files in, files out, exit status."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from heartbeat import dataset, gate, metrics
+from heartbeat.job import FineTuneJob
+from tests.training import tiny
+from training_code import adapter, checkpoint, lora, model
+from training_code.chat import render
+from training_code.clock import process_start
+from training_code.tokenizer import ChatTokenizer
+from training_code.train import main
+
+
+def train(root: Path) -> int:
+    with tiny.environment({"HEARTBEAT_OPT_ML": str(root)}):
+        before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+        try:
+            return main()
+        finally:
+            signal.signal(signal.SIGTERM, before[0])
+            signal.signal(signal.SIGINT, before[1])
+
+
+def start(root: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "training_code.train"],
+        env=tiny.child_environment(root),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for(process: subprocess.Popen[str], text: str) -> list[str]:
+    assert process.stdout
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if text in line:
+            return lines
+    raise AssertionError(f"never said {text!r}: {''.join(lines)}")
+
+
+def read(root: Path, name: str = "metrics.json") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((root / "model" / name).read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A job that ran to its end without a break."""
+    root = tiny.lay_out(tmp_path_factory.mktemp("trained") / "ml", base, MAX_STEPS=8, EVAL_EVERY_STEPS=4)
+    assert train(root) == 0
+    return root
+
+
+def test_leaves_what_the_contract_names(trained: Path) -> None:
+    found = read(trained)
+    assert {path.name for path in (trained / "model").iterdir()} == {"adapter", "metrics.json", "run.json"}
+    assert {path.name for path in (trained / "model/adapter").iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "chat_template.jinja",
+    }
+    assert not (trained / "output/failure").exists()
+    assert found["schema"] == 1
+    assert (found["status"], found["stop_reason"]) == ("completed", None)
+    assert (found["steps_done"], found["steps_planned"]) == (8, 8)
+    assert [step for step, _ in found["loss_curve"]] == list(range(1, 9))
+    assert (found["first_loss"], found["last_loss"]) == (found["loss_curve"][0][1], found["loss_curve"][-1][1])
+    assert 0 < found["supervised_tokens_trained"] < found["tokens_trained"]
+    assert found["rows"]["training"] + found["rows"]["heldout"] == 24
+    assert found["rows"]["over_long"] == 0
+    assert found["tokens_per_second"] == pytest.approx(found["tokens_trained"] / found["seconds"])
+
+
+def test_learns_and_passes_the_gate(trained: Path) -> None:
+    heldout = read(trained)["heldout"]
+    assert heldout["tuned_loss"] < 0.9 * heldout["base_loss"]
+    bounds = gate.Thresholds(min_rows=1, min_supervised_tokens=1)
+    assert gate.verdict(read(trained), bounds).passed
+
+
+def test_record_says_where_each_setting_came_from(trained: Path) -> None:
+    record = read(trained, "run.json")
+    assert record["settings"]["MAX_STEPS"] == {"value": "8", "from": "hyperparameters.json"}
+    assert record["settings"]["LORA_DROPOUT"]["from"] == "the card"
+    assert FineTuneJob.from_hyperparameters({n: s["value"] for n, s in record["settings"].items()}).max_steps == 8
+    assert record["versions"]["torch"] == torch.__version__
+
+
+def test_log_lines_are_metrics(base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    root = tiny.lay_out(tmp_path / "ml", base, MAX_STEPS=2, WARMUP_STEPS=1, USD_PER_HOUR=36)
+    assert train(root) == 0
+
+    lines = capfd.readouterr().out.splitlines()
+    parsed = [figures for line in lines if (figures := metrics.parse_line(line))]
+    steps = [figures for figures in parsed if "loss" in figures]
+    assert [figures["step"] for figures in steps] == [1, 2]
+    for figures in steps:
+        assert figures["usd_so_far"] == pytest.approx(36 * figures["hours_elapsed"], rel=1e-4)
+        assert figures["hours_remaining"] >= 0
+        assert figures["host_memory_gib"] > 0
+    assert steps[1]["tokens"] > steps[0]["tokens"]
+    assert parsed[0].keys() == {"base_heldout_loss"}
+    assert parsed[-1].keys() == {"step", "heldout_loss"}
+    assert any(line.startswith("MAX_STEPS: 2 (from hyperparameters.json)") for line in lines)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft 0.21.2
+def test_adapter_gives_pefts_model_the_same_logits(trained: Path, base: Path) -> None:
+    peft = pytest.importorskip("peft")
+
+    ids = torch.tensor([[0, 5, 9, 40, 77, 120, 33, 61, 5, 200]])
+    ours = model.load_base(base, torch.device("cpu"), torch.float32)
+    attached = adapter.load(trained / "model/adapter", ours)
+    theirs = peft.PeftModel.from_pretrained(
+        model.load_base(base, torch.device("cpu"), torch.float32), str(trained / "model/adapter")
+    )
+    with torch.no_grad():
+        tuned, expected = ours(input_ids=ids).logits, theirs(input_ids=ids).logits
+        with lora.adapter_off(attached):
+            off = ours(input_ids=ids).logits
+
+    torch.testing.assert_close(tuned, expected, rtol=1e-5, atol=1e-5)
+    assert (tuned - off).abs().max() > 0.1  # and it is no adapter of zeros
+
+
+def test_base_loss_is_the_base_models(trained: Path, base: Path) -> None:
+    """Against transformers' own loss, row by row, without this trainer's masks, batches and padding."""
+    llama = model.load_base(base, torch.device("cpu"), torch.float32)
+    tokenizer = ChatTokenizer(base)
+    _, heldout = dataset.split(tiny.conversations(), 0.25, 0)
+    total, tokens = 0.0, 0
+    for row in heldout:
+        encoded = tokenizer.encode(render(row["messages"], row.get("tools")))
+        ids = torch.tensor([encoded.ids])
+        labels = torch.tensor([[i if s else -100 for i, s in zip(encoded.ids, encoded.supervised, strict=True)]])
+        count = int((labels != -100).sum())
+        with torch.no_grad():
+            total += llama(input_ids=ids, labels=labels, use_cache=False).loss.item() * count
+        tokens += count
+
+    found = read(trained)["heldout"]
+    assert (found["rows"], found["supervised_tokens"]) == (len(heldout), tokens)
+    assert found["base_loss"] == pytest.approx(total / tokens, rel=1e-5)
+
+
+def test_loss_is_the_mean_over_the_steps_tokens_however_they_are_batched(base: Path, tmp_path: Path) -> None:
+    split = tiny.lay_out(tmp_path / "a", base, MAX_STEPS=3, WARMUP_STEPS=1, LORA_DROPOUT=0)
+    whole = tiny.lay_out(
+        tmp_path / "b",
+        base,
+        MAX_STEPS=3,
+        WARMUP_STEPS=1,
+        LORA_DROPOUT=0,
+        PER_DEVICE_BATCH_SIZE=4,
+        GRADIENT_ACCUMULATION_STEPS=1,
+    )
+    assert train(split) == train(whole) == 0
+    for (_, one), (_, other) in zip(read(split)["loss_curve"], read(whole)["loss_curve"], strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+
+
+def test_killed_and_resumed_it_trains_to_the_last_digit_as_if_unbroken(
+    trained: Path, base: Path, tmp_path: Path
+) -> None:
+    root = tiny.lay_out(tmp_path / "ml", base, MAX_STEPS=8, EVAL_EVERY_STEPS=4, CHECKPOINT_MINUTES=1e-9)
+    with start(root) as process:
+        wait_for(process, "step=5 ")
+        process.kill()
+    assert not (root / "model").exists()
+    newest = max((root / "checkpoints").glob("*.safetensors"))
+    # The newest may have been cut short on its way to S3.
+    (root / "checkpoints/step-00000999.safetensors").write_bytes(newest.read_bytes()[:1000])
+
+    assert train(root) == 0
+    whole, resumed = read(trained), read(root)
+    assert resumed["loss_curve"] == whole["loss_curve"]
+    assert resumed["heldout"] == whole["heldout"]
+    assert resumed["tokens_trained"] == whole["tokens_trained"]
+    weights = [root_ / "model/adapter/adapter_model.safetensors" for root_ in (trained, root)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_sigterm_leaves_a_usable_adapter(base: Path, tmp_path: Path) -> None:
+    root = tiny.lay_out(tmp_path / "ml", base, MAX_STEPS=100_000, EVAL_EVERY_STEPS=100_000)
+    with start(root) as process:
+        wait_for(process, "step=3 ")
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+    assert process.returncode == 0
+
+    found = read(root)
+    assert (found["status"], found["stop_reason"]) == ("stopped_early", "sigterm")
+    assert found["steps_planned"] == 100_000
+    assert 3 <= found["steps_done"] < 100_000
+    assert found["heldout"]["tuned_loss"] < found["heldout"]["base_loss"]
+    assert not (root / "output/failure").exists()
+    adapter.load(root / "model/adapter", model.load_base(base, torch.device("cpu"), torch.float32))
+
+
+def test_no_step_begins_that_would_end_after_the_limit(base: Path, tmp_path: Path) -> None:
+    """The limit counts from the start of this process, which is already some seconds old."""
+    age = time.monotonic() - process_start()
+    limit = int((age + 4) / 0.9)
+    root = tiny.lay_out(tmp_path / "ml", base, MAX_STEPS=100_000, MAX_RUNTIME_SECONDS=limit)
+    assert train(root) == 0
+
+    found = read(root)
+    assert (found["status"], found["stop_reason"]) == ("stopped_early", "max_runtime")
+    assert found["heldout"]["tuned_loss"] is not None
+    assert time.monotonic() - process_start() < limit
+
+
+def test_rows_over_max_length_are_left_out_and_counted(base: Path, tmp_path: Path) -> None:
+    rows = tiny.conversations(12)
+    long = {"messages": [{"role": "user", "content": "puck " * 900}, {"role": "assistant", "content": "yes"}]}
+    root = tiny.lay_out(tmp_path / "ml", base, rows=[*rows, long], MAX_STEPS=1, WARMUP_STEPS=0)
+    assert train(root) == 0
+
+    counted = read(root)["rows"]
+    assert counted["over_long"] == 1
+    assert counted["training"] + counted["heldout"] == 12
+
+
+def test_a_heldout_channel_is_used_whole(base: Path, tmp_path: Path) -> None:
+    root = tiny.lay_out(tmp_path / "ml", base, rows=tiny.conversations(8), MAX_STEPS=1, WARMUP_STEPS=0)
+    (root / "input/data/heldout").mkdir()
+    lines = (json.dumps(row) + "\n" for row in tiny.conversations(13)[8:])
+    (root / "input/data/heldout/more.jsonl").write_text("".join(lines))
+    assert train(root) == 0
+    assert read(root)["rows"] == {"training": 8, "heldout": 5, "over_long": 0}
+
+
+def test_training_defaults_of_the_base_yield_to_hyperparameters(base: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "base"
+    folder.mkdir()
+    for file in base.iterdir():
+        (folder / file.name).symlink_to(file)
+    (folder / "training_defaults.json").write_text('{"MAX_STEPS": "9", "LORA_R": "2", "SEED": "3"}')
+    root = tiny.lay_out(tmp_path / "ml", folder, MAX_STEPS=1, WARMUP_STEPS=0, sagemaker_program="x")
+    assert train(root) == 0
+
+    used = read(root, "run.json")["settings"]
+    assert used["MAX_STEPS"]["value"] == "1"
+    assert used["SEED"] == {"value": "3", "from": "training_defaults.json"}
+
+
+def test_the_lock_ends_with_its_holder(base: Path, tmp_path: Path) -> None:
+    root = tiny.lay_out(tmp_path / "ml", base, MAX_STEPS=1, WARMUP_STEPS=0)
+    with checkpoint.exclusive(root / "checkpoints"):
+        assert train(root) == 1
+    assert "another job is training into" in (root / "output/failure").read_text()
+    assert train(root) == 0
