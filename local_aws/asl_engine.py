@@ -48,7 +48,8 @@ _client_of: ClientOf | None = None
 
 
 def role_client(region: str, service: str, state_credentials: Any = None) -> Any:
-    """In place of moto's `boto_client_for`."""
+    """In place of moto's `boto_client_for`. There is one Region."""
+    del region
     if _client_of is None:
         raise RuntimeError("asl_engine.install was not called")
     return _client_of(service, state_credentials.role_arn)
@@ -86,7 +87,7 @@ def _evaluate_jsonata(self: Any, env: Any) -> None:
     try:
         env.stack.append(jsonata.evaluate(self.expression, _bindings(env)))
         return
-    except jsonata.Undefined:
+    except jsonata.UndefinedError:
         cause = f"The JSONata expression '{self.expression}' returned nothing (undefined)."
     except Exception as error:  # the language raises what its functions raise
         cause = f"The JSONata expression '{self.expression}' threw an error: {error}"
@@ -103,9 +104,7 @@ def _evaluate_jsonata(self: Any, env: Any) -> None:
     env.event_manager.add_event(
         context=env.event_history_context,
         event_type=HistoryEventType.EvaluationFailed,
-        event_details=EventDetails(
-            evaluationFailedEventDetails=failure.get_evaluation_failed_event_details()
-        ),
+        event_details=EventDetails(evaluationFailedEventDetails=failure.get_evaluation_failed_event_details()),
     )
     raise failure
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ _MODELLED_AS_PLAIN = {"ValidationException", "AccessDeniedException", "Throttlin
 """Codes that the SDK's model of SageMaker does not have, so that they surface as the service's general error."""
 
 
-class _OptimisedTask(StateTaskServiceCallback):
+class _OptimisedTask(StateTaskServiceCallback):  # type: ignore[misc]
     """An optimised integration that calls one API and, with `.sync`, waits for the job."""
 
     service: str
@@ -112,6 +113,7 @@ class _OptimisedTask(StateTaskServiceCallback):
 
     def __init__(self) -> None:
         super().__init__(supported_integration_patterns={ResourceCondition.Sync})
+        self._local = threading.local()  # the iterations of a Map share this object, each in its thread
 
     def _get_supported_parameters(self) -> set[str] | None:
         """An empty set passes every parameter; None is an unknown action."""
@@ -164,14 +166,15 @@ class _OptimisedTask(StateTaskServiceCallback):
         meta = response.pop("ResponseMetadata", {})
         response["SdkHttpMetadata"] = {"HttpStatusCode": meta.get("HTTPStatusCode")}
         response["SdkResponseMetadata"] = {"RequestId": meta.get("RequestId")}
-        self._started = response
+        self._local.started = response
         env.stack.append(epoch_dates(response))
 
     def _eval_integration_pattern(
         self, env: Any, resource_runtime_part: Any, normalised_parameters: dict[str, Any], state_credentials: Any
     ) -> None:
+        del normalised_parameters
         env.stack.pop()  # the answer as Step Functions writes it; the job's own describe call takes the SDK's names
-        started = self._started
+        started = self._local.started
         client = role_client(resource_runtime_part.region, self.service, state_credentials)
         job = SYNC_JOBS[f"{self.service}:{self.resource.api_action.lower()}"]
         self._after_start(client, started)
@@ -227,7 +230,7 @@ def _pascal(value: Any) -> Any:
     return [_pascal(member) for member in value] if isinstance(value, list) else value
 
 
-class LambdaTask(StateTaskServiceLambda):
+class LambdaTask(StateTaskServiceLambda):  # type: ignore[misc]
     def _from_error(self, env: Any, ex: Exception) -> Any:
         failure = super()._from_error(env=env, ex=ex)
         details = failure.event_details.get("taskFailedEventDetails", {})
@@ -273,7 +276,7 @@ _HEAD_ERRORS = {"headobject": "S3.NoSuchKeyException", "headbucket": "S3.NoSuchB
 """A HEAD answer has no body, so the SDK for Java names the error by the operation."""
 
 
-class AwsSdkTask(StateTaskServiceAwsSdk):
+class AwsSdkTask(StateTaskServiceAwsSdk):  # type: ignore[misc]
     def _get_boto_service_name(self, boto_service_name: str | None = None) -> str:
         name = boto_service_name or self.resource.api_name
         return _BOTO_NAMES.get(name) or str(super()._get_boto_service_name(boto_service_name))

@@ -97,7 +97,7 @@ class Cloud:
             loop.add_reader(sys.stdin, stop.set)
         announce = asyncio.create_task(self._announce())
         try:
-            await hypercorn_serve(self, config, shutdown_trigger=stop.wait)  # type: ignore[arg-type]
+            await hypercorn_serve(self, config, shutdown_trigger=stop.wait)
         finally:
             announce.cancel()
             if stop_at_end_of_stdin:

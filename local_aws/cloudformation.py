@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import botocore.serialize
 from ministack.core.iam_evaluator import validate_role_arn
-from ministack.services import budgets, codebuild, s3, sns, stepfunctions
+from ministack.services import budgets, codebuild, sns, stepfunctions
 from ministack.services.cloudformation import provisioners
 
-from local_aws.api_model import service_model
+from local_aws import buckets
+from local_aws.buckets import Properties, as_bool
 from local_aws.errors import ApiError
 from local_aws.sagemaker import SageMaker
 from local_aws.stepfunctions import StepFunctions
 
-Properties = dict[str, Any]
-
 
 def install(sagemaker: SageMaker, step_functions: StepFunctions) -> None:
-    _install_buckets()
+    buckets.install()
     _install_topics()
     _install_roles_check()
     _install_state_machines(step_functions)
@@ -32,140 +30,6 @@ def install(sagemaker: SageMaker, step_functions: StepFunctions) -> None:
 def _handlers(resource_type: str) -> dict[str, Any]:
     handlers: dict[str, Any] = provisioners._RESOURCE_HANDLERS[resource_type]
     return handlers
-
-
-# --- AWS::S3::Bucket ------------------------------------------------------------------------------------------
-
-
-def _install_buckets() -> None:
-    handlers = _handlers("AWS::S3::Bucket")
-    create, update, delete = handlers["create"], handlers["update"], handlers["delete"]
-
-    def create_all(logical_id: str, properties: Properties, stack: str) -> Any:
-        name, attributes = create(logical_id, properties, stack)
-        _apply_bucket(name, properties)
-        return name, attributes
-
-    def update_all(physical_id: str, old: Properties, new: Properties, stack: str) -> Any:
-        result = update(physical_id, old, new, stack)
-        _apply_bucket(result[0], new)
-        return result
-
-    def delete_empty(physical_id: str, properties: Properties) -> Any:
-        if (s3._buckets.get(physical_id) or {}).get("objects"):
-            raise ValueError("The bucket you tried to delete is not empty (Service: S3, Status Code: 409)")
-        return delete(physical_id, properties)
-
-    handlers.update(create=create_all, update=update_all, delete=delete_empty)
-
-
-def _apply_bucket(name: str, properties: Properties) -> None:
-    """Hand the properties that have an API of their own to that API."""
-    for member, (apply, body) in _BUCKET_PROPERTIES.items():
-        if member not in properties:
-            continue
-        status, _, answer = apply(name, body(properties[member], name))
-        if status >= 300:
-            raise ValueError(f"AWS::S3::Bucket {member}: {answer!r}")
-
-
-def _xml(operation: str, **parameters: Any) -> bytes:
-    model = service_model("s3").operation_model(operation)
-    serializer = botocore.serialize.create_serializer("rest-xml")
-    body = serializer.serialize_to_request({"Bucket": "bucket", **parameters}, model)["body"]
-    return body if isinstance(body, bytes) else body.encode()
-
-
-def _true(value: Any) -> bool:
-    """A template may write a boolean as text."""
-    return str(value).lower() == "true"
-
-
-def _tagging(tags: list[Properties], bucket: str) -> bytes:
-    pairs = [{"Key": tag["Key"], "Value": str(tag["Value"])} for tag in tags]
-    return _xml("PutBucketTagging", Tagging={"TagSet": pairs})
-
-
-def _encryption(value: Properties, bucket: str) -> bytes:
-    rules = []
-    for rule in value["ServerSideEncryptionConfiguration"]:
-        converted = {"ApplyServerSideEncryptionByDefault": rule["ServerSideEncryptionByDefault"]}
-        if "BucketKeyEnabled" in rule:
-            converted["BucketKeyEnabled"] = _true(rule["BucketKeyEnabled"])
-        rules.append(converted)
-    return _xml("PutBucketEncryption", ServerSideEncryptionConfiguration={"Rules": rules})
-
-
-def _lifecycle(value: Properties, bucket: str) -> bytes:
-    rules = [_lifecycle_rule(rule) for rule in value["Rules"]]
-    return _xml("PutBucketLifecycleConfiguration", LifecycleConfiguration={"Rules": rules})
-
-
-def _lifecycle_rule(rule: Properties) -> Properties:
-    known = {
-        "Id",
-        "Status",
-        "Prefix",
-        "ExpirationInDays",
-        "ExpiredObjectDeleteMarker",
-        "NoncurrentVersionExpiration",
-        "NoncurrentVersionTransitions",
-        "Transitions",
-        "AbortIncompleteMultipartUpload",
-    }
-    if unknown := sorted(set(rule) - known):
-        raise ValueError(f"AWS::S3::Bucket lifecycle rule: {', '.join(unknown)} is not supported by the embedded AWS")
-    converted: Properties = {"Status": rule["Status"], "Filter": {"Prefix": rule.get("Prefix", "")}}
-    if "Id" in rule:
-        converted["ID"] = rule["Id"]
-    if "ExpirationInDays" in rule:
-        converted["Expiration"] = {"Days": int(rule["ExpirationInDays"])}
-    if "ExpiredObjectDeleteMarker" in rule:
-        converted["Expiration"] = {"ExpiredObjectDeleteMarker": _true(rule["ExpiredObjectDeleteMarker"])}
-    if "NoncurrentVersionExpiration" in rule:
-        limits = rule["NoncurrentVersionExpiration"].items()
-        converted["NoncurrentVersionExpiration"] = {key: int(value) for key, value in limits}
-    if "NoncurrentVersionTransitions" in rule:
-        converted["NoncurrentVersionTransitions"] = [
-            {"StorageClass": step["StorageClass"], "NoncurrentDays": int(step["TransitionInDays"])}
-            for step in rule["NoncurrentVersionTransitions"]
-        ]
-    if "Transitions" in rule:
-        converted["Transitions"] = [
-            {"StorageClass": step["StorageClass"], "Days": int(step["TransitionInDays"])}
-            for step in rule["Transitions"]
-        ]
-    if "AbortIncompleteMultipartUpload" in rule:
-        days = int(rule["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"])
-        converted["AbortIncompleteMultipartUpload"] = {"DaysAfterInitiation": days}
-    return converted
-
-
-def _public_access(value: Properties, bucket: str) -> bytes:
-    blocks = {key: _true(blocked) for key, blocked in value.items()}
-    return _xml("PutPublicAccessBlock", PublicAccessBlockConfiguration=blocks)
-
-
-def _ownership(value: Properties, bucket: str) -> bytes:
-    return _xml("PutBucketOwnershipControls", OwnershipControls=value)
-
-
-def _access_logs(value: Properties, bucket: str) -> bytes:
-    target = {
-        "TargetBucket": value.get("DestinationBucketName", bucket),
-        "TargetPrefix": value.get("LogFilePrefix", ""),
-    }
-    return _xml("PutBucketLogging", BucketLoggingStatus={"LoggingEnabled": target})
-
-
-_BUCKET_PROPERTIES: dict[str, tuple[Callable[[str, bytes], Any], Callable[[Any, str], bytes]]] = {
-    "Tags": (lambda name, body: s3._put_bucket_tagging(name, body), _tagging),
-    "BucketEncryption": (lambda name, body: s3._put_bucket_encryption(name, body), _encryption),
-    "LifecycleConfiguration": (lambda name, body: s3._put_bucket_lifecycle(name, body), _lifecycle),
-    "PublicAccessBlockConfiguration": (lambda name, body: s3._put_public_access_block(name, body), _public_access),
-    "OwnershipControls": (lambda name, body: s3._put_bucket_ownership_controls(name, body), _ownership),
-    "LoggingConfiguration": (lambda name, body: s3._put_bucket_logging(name, body), _access_logs),
-}
 
 
 # --- AWS::SNS::Topic ------------------------------------------------------------------------------------------
@@ -245,10 +109,10 @@ def _store_logging(arn: str, properties: Properties) -> None:
     machine = stepfunctions._state_machines[arn]
     if "LoggingConfiguration" in properties:
         logging = _camel(properties["LoggingConfiguration"])
-        logging["includeExecutionData"] = _true(logging.get("includeExecutionData", False))
+        logging["includeExecutionData"] = as_bool(logging.get("includeExecutionData", False))
         machine["loggingConfiguration"] = logging
     if "TracingConfiguration" in properties:
-        enabled = _true(properties["TracingConfiguration"].get("Enabled", False))
+        enabled = as_bool(properties["TracingConfiguration"].get("Enabled", False))
         machine["tracingConfiguration"] = {"enabled": enabled}
 
 
@@ -289,7 +153,7 @@ def _store_logs(name: str, properties: Properties) -> None:
 def _install_model_package_groups(sagemaker: SageMaker) -> None:
     members = ("ModelPackageGroupName", "ModelPackageGroupDescription", "Tags")
 
-    def create(logical_id: str, properties: Properties, stack: str) -> Any:
+    def create(_logical_id: str, properties: Properties, _stack: str) -> Any:
         _refuse_unknown("AWS::SageMaker::ModelPackageGroup", properties, (*members, "ModelPackageGroupPolicy"))
         request = {member: properties[member] for member in members if member in properties}
         try:
@@ -303,17 +167,15 @@ def _install_model_package_groups(sagemaker: SageMaker) -> None:
         }
         return arn, attributes
 
-    def update(physical_id: str, old: Properties, new: Properties, stack: str) -> Any:
+    def update(physical_id: str, old: Properties, new: Properties, _stack: str) -> Any:
         if {**old, "Tags": None} != {**new, "Tags": None}:
             raise ValueError("AWS::SageMaker::ModelPackageGroup: only Tags can be updated in the embedded AWS")
         sagemaker.call("AddTags", {"ResourceArn": physical_id, "Tags": new.get("Tags", [])})
         return physical_id, {"ModelPackageGroupArn": physical_id}
 
-    def delete(physical_id: str, properties: Properties) -> None:
+    def delete(_physical_id: str, properties: Properties) -> None:
         try:
-            sagemaker.call(
-                "DeleteModelPackageGroup", {"ModelPackageGroupName": properties["ModelPackageGroupName"]}
-            )
+            sagemaker.call("DeleteModelPackageGroup", {"ModelPackageGroupName": properties["ModelPackageGroupName"]})
         except ApiError as error:
             raise ValueError(error.message) from error
 
@@ -348,10 +210,8 @@ def _install_budgets() -> None:
         delete(physical_id, old)
         return create(physical_id, {**new, "Budget": {**new["Budget"], "BudgetName": physical_id}}, stack)
 
-    def delete(physical_id: str, properties: Properties) -> None:
-        _budget_call(
-            budgets._delete_budget, {"AccountId": budgets.get_account_id(), "BudgetName": physical_id}
-        )
+    def delete(physical_id: str, _properties: Properties) -> None:
+        _budget_call(budgets._delete_budget, {"AccountId": budgets.get_account_id(), "BudgetName": physical_id})
 
     provisioners._RESOURCE_HANDLERS["AWS::Budgets::Budget"] = {
         "create": create,
@@ -393,7 +253,7 @@ def _install_metric_math_alarms() -> None:
 
 
 def _metric_query(query: Properties) -> Properties:
-    converted = {**query, "ReturnData": _true(query.get("ReturnData", True))}
+    converted = {**query, "ReturnData": as_bool(query.get("ReturnData", True))}
     if "MetricStat" in query:
         converted["MetricStat"] = {**query["MetricStat"], "Period": int(query["MetricStat"]["Period"])}
     return converted

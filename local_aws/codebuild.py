@@ -31,7 +31,7 @@ from local_aws.transfer import download_object, files_in
 _MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 
 
-class BuildFailure(Exception):
+class BuildError(Exception):
     """Why a build failed, for its phase and its log."""
 
 
@@ -109,7 +109,7 @@ class Build:
             self._phase("DOWNLOAD_SOURCE", self._download)
             self._phase("BUILD", self._build)
             self._phase("POST_BUILD", self._push)
-        except BuildFailure:
+        except BuildError:
             status = "FAILED"
         except BaseException:
             status = "FAULT"
@@ -121,18 +121,18 @@ class Build:
 
     def _phase(self, name: str, work: Any) -> None:
         if self._is_stopped(self._record["id"]):
-            raise BuildFailure("stopped")
+            raise BuildError("stopped")
         phase = _phase(name, None)
         self._record["phases"].append(phase)
         self._record["currentPhase"] = name
         self._say(f"Entering phase {name}")
         try:
             work()
-        except (BuildFailure, dockerfile.DockerfileError, ApiError, ClientError, BotoCoreError, OSError) as error:
+        except (BuildError, dockerfile.DockerfileError, ApiError, ClientError, BotoCoreError, OSError) as error:
             phase.update(phaseStatus="FAILED", contexts=[{"statusCode": "CLIENT_ERROR", "message": str(error)}])
             self._say(f"Phase context status code: CLIENT_ERROR Message: {error}")
             self._say(f"Phase complete: {name} State: FAILED")
-            raise BuildFailure(str(error)) from error
+            raise BuildError(str(error)) from error
         finally:
             phase["endTime"] = time.time()
             phase["durationInSeconds"] = round(phase["endTime"] - phase["startTime"])
@@ -164,7 +164,7 @@ class Build:
             phase = _phase("PROVISIONING", "FAILED")
             phase["contexts"] = [{"statusCode": "ACCESS_DENIED", "message": message}]
             self._record["phases"].append(phase)
-            raise BuildFailure(message) from error
+            raise BuildError(message) from error
 
     def _log_group_exists(self, name: str) -> bool:
         groups = self._roles.service_client("logs").describe_log_groups(logGroupNamePrefix=name)["logGroups"]
@@ -181,7 +181,7 @@ class Build:
     def _download(self) -> None:
         source = self._record["source"]
         if source.get("type") != "S3":
-            raise BuildFailure(f"source type {source.get('type')} is not supported by the embedded AWS: use S3")
+            raise BuildError(f"source type {source.get('type')} is not supported by the embedded AWS: use S3")
         bucket, _, key = source["location"].removeprefix("arn:aws:s3:::").partition("/")
         self._folder.mkdir(parents=True)
         archive = self._folder / "source.zip"
@@ -190,14 +190,14 @@ class Build:
             with zipfile.ZipFile(archive) as packed:
                 packed.extractall(self._folder / "source")
         except zipfile.BadZipFile:
-            raise BuildFailure(f"s3://{bucket}/{key} is not a zip archive") from None
+            raise BuildError(f"s3://{bucket}/{key} is not a zip archive") from None
 
     def _build(self) -> None:
         context = self._folder / "source"
         name = self._variables.get("DOCKERFILE", "Dockerfile")
         if not (context / name).is_file():
             held = ", ".join(sorted(path.name for path in context.iterdir()))
-            raise BuildFailure(f"{name} is not in the source, which holds {held}: set DOCKERFILE")
+            raise BuildError(f"{name} is not in the source, which holds {held}: set DOCKERFILE")
         digest = self._digest(context, name)
         content = self._images.folder(digest)
         if not (content / "image.json").exists():  # else it may be running: the same content stays where it is
@@ -250,7 +250,7 @@ class Build:
     def _variable(self, name: str) -> str:
         value = self._variables.get(name)
         if not value:
-            raise BuildFailure(f"the project's environment variable {name} is missing")
+            raise BuildError(f"the project's environment variable {name} is missing")
         return str(value)
 
 

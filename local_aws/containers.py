@@ -147,7 +147,7 @@ class LogShipper:
         on_line: Callable[[str], None] | None = None,
     ) -> None:
         self._path, self._logs, self._group, self._stream = path, logs, group, stream
-        self._on_line = on_line or (lambda line: None)
+        self._on_line = on_line
         self._offset = 0
         self._stop = threading.Event()
         self.denied: ClientError | None = None
@@ -178,16 +178,15 @@ class LogShipper:
 
     def _ship(self, *, last: bool) -> None:
         lines = self._new_lines(last=last)
-        for line in lines:
-            self._on_line(line)
+        if self._on_line is not None:
+            for line in lines:
+                self._on_line(line)
         for start in range(0, len(lines), MAX_EVENTS):
             now = int(time.time() * 1000)
             events = [{"timestamp": now, "message": line or " "} for line in lines[start : start + MAX_EVENTS]]
             try:
                 if self.denied is None:
-                    self._logs.put_log_events(
-                        logGroupName=self._group, logStreamName=self._stream, logEvents=events
-                    )
+                    self._logs.put_log_events(logGroupName=self._group, logStreamName=self._stream, logEvents=events)
             except ClientError as error:
                 self.denied = error
 

@@ -26,7 +26,7 @@ class Built:
 
     root: Path
     base: str = ""
-    workdir: PurePosixPath = PurePosixPath("/")
+    workdir: PurePosixPath = field(default_factory=lambda: PurePosixPath("/"))
     environment: dict[str, str] = field(default_factory=dict)
     entrypoint: list[str] = field(default_factory=list)
     command: list[str] = field(default_factory=list)
@@ -147,10 +147,7 @@ def _exec_form(rest: str) -> list[str]:
 
 
 def _copy(image: Built, rest: str, context: Path) -> None:
-    if rest.startswith("["):
-        words = _exec_form(rest)
-    else:
-        words = shlex.split(rest)
+    words = _exec_form(rest) if rest.startswith("[") else shlex.split(rest)
     options = [word for word in words if word.startswith("--")]
     paths = [word for word in words if not word.startswith("--")]
     if any(not option.startswith(("--chown", "--chmod", "--link")) for option in options):

@@ -29,7 +29,7 @@ TERM_SECONDS = 2.0
 _POLL_SECONDS = 0.05
 
 
-class NotHealthy(Exception):
+class NotHealthyError(Exception):
     """The FailureReason of an endpoint."""
 
 
@@ -50,7 +50,7 @@ class Variant:
         return float(self.production.get("InitialVariantWeight", 1.0))
 
     def start(self) -> None:
-        """Download, run and wait until healthy. Raises NotHealthy, ApiError or ClientError."""
+        """Download, run and wait until healthy. Raises NotHealthyError, ApiError or ClientError."""
         command = self.account.images.pull(self.container["Image"], self.role, SAGEMAKER)
         opt_ml = self.folder / "ml"
         (opt_ml / "model").mkdir(parents=True)
@@ -101,8 +101,8 @@ class Variant:
         except (ClientError, tarfile.TarError) as error:
             raise self._no_data(uri, str(error)) from error
 
-    def _no_data(self, uri: str, why: str) -> NotHealthy:
-        return NotHealthy(
+    def _no_data(self, uri: str, why: str) -> NotHealthyError:
+        return NotHealthyError(
             f'Failed to download model data for container "container_1" from URL: "{uri}". Please ensure that '
             "there is an object located at the URL and that the role passed to CreateModel has permissions to "
             f"download the model. ({why})"
@@ -135,13 +135,14 @@ class Variant:
     def _ping(self) -> bool:
         if self.account.faults.now.endpoint.never_healthy:
             return False
-        with contextlib.suppress(OSError):
+        try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/ping", timeout=2) as answer:
                 return bool(answer.status == 200)
-        return False
+        except OSError:
+            return False
 
-    def _not_healthy(self) -> NotHealthy:
-        return NotHealthy(
+    def _not_healthy(self) -> NotHealthyError:
+        return NotHealthyError(
             f"The primary container for production variant {self.production['VariantName']} did not pass the "
             "ping health check. Please check CloudWatch logs for this endpoint."
         )

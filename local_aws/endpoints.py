@@ -12,7 +12,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from local_aws.endpoint_container import NotHealthy, Variant
+from local_aws.endpoint_container import NotHealthyError, Variant
 from local_aws.errors import ApiError, Response, invalid
 from local_aws.models import Models, Records
 from local_aws.registry import Request, SageMakerAccount, list_page, name_in, now
@@ -113,7 +113,7 @@ class Endpoints:
         try:
             for production in config["ProductionVariants"]:
                 fresh[production["VariantName"]] = self._start_variant(endpoint, production)
-        except NotHealthy as failure:
+        except NotHealthyError as failure:
             problem = str(failure)
         except (ApiError, ClientError) as error:
             problem = error.message if isinstance(error, ApiError) else str(error)
@@ -175,9 +175,7 @@ class Endpoints:
         """Pass one invocation on. Raises ApiError (ValidationError, ModelError)."""
         endpoint = self._endpoints.get(name)
         if endpoint is None or not endpoint.variants:
-            raise ApiError(
-                "ValidationError", f"Endpoint {name} of account {self._account.settings.account} not found."
-            )
+            raise ApiError("ValidationError", f"Endpoint {name} of account {self._account.settings.account} not found.")
         wanted = headers.get("x-amzn-sagemaker-target-variant")
         if wanted and wanted not in endpoint.variants:
             raise ApiError("ValidationError", f"Variant {wanted} not found in endpoint {name}.")
@@ -199,9 +197,7 @@ class Endpoints:
     def _record(self, metric: str, value: float, unit: str, dimensions: dict[str, str]) -> None:
         self._account.record_metric("AWS/SageMaker", metric, value, unit, dimensions)
 
-    def _ask(
-        self, name: str, variant: Variant, variant_name: str, body: bytes, headers: dict[str, str]
-    ) -> Response:
+    def _ask(self, name: str, variant: Variant, variant_name: str, body: bytes, headers: dict[str, str]) -> Response:
         faults = self._account.faults.now.endpoint
         time.sleep(faults.delay_seconds)
         if faults.answer_status is not None:

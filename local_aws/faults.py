@@ -50,7 +50,7 @@ class Faults:
     def from_json(cls, text: bytes) -> Faults:
         given = json.loads(text or b"{}")
         if not isinstance(given, dict):
-            raise ValueError("faults must be a JSON object")
+            raise TypeError("faults must be a JSON object")
         _refuse_unknown(given, cls)
         endpoint = given.pop("endpoint", {})
         _refuse_unknown(endpoint, EndpointFaults)

@@ -34,7 +34,7 @@ def install(settings: Settings) -> None:
 def _trust_loopback() -> None:
     """Loopback stands for TLS, or every bucket policy that enforces aws:SecureTransport would deny all."""
 
-    def pin(client_address: str, secure: bool) -> None:
+    def pin(client_address: str, _secure: bool) -> None:
         iam_evaluator._request_origin.set((client_address, True))
 
     app.pin_request_origin = pin

@@ -114,9 +114,7 @@ class Roles:
 
     def service_client(self, service: str) -> Any:
         """A boto3 client of AWS itself, for what a service does without a role of the account."""
-        return self._client(
-            service, ("", ""), aws_access_key_id=self.settings.account, aws_secret_access_key="local"
-        )
+        return self._client(service, ("", ""), aws_access_key_id=self.settings.account, aws_secret_access_key="local")
 
     def _client(self, service: str, owner: tuple[str, str], **credentials: str) -> Any:
         with self._lock:
@@ -160,9 +158,7 @@ def _trusts(role: Any, principal: str) -> bool:
     return False
 
 
-def require(
-    access_key: str, action: str, resource: str, region: str, context: dict[str, Any] | None = None
-) -> None:
+def require(access_key: str, action: str, resource: str, region: str, context: dict[str, Any] | None = None) -> None:
     """Raise AccessDeniedException unless the owner of the access key may do `action` on `resource`.
 
     Runs in a context of its own: a signature that ministack has pinned to the request is not checked again.
@@ -246,9 +242,7 @@ def install_sagemaker_actions(settings: Settings) -> None:
         account: str,
     ) -> Any:
         if service == "codebuild":
-            return _codebuild_arn(settings, body) or known(
-                service, method, path, headers, body, query, region, account
-            )
+            return _codebuild_arn(settings, body) or known(service, method, path, headers, body, query, region, account)
         if service == "logs":
             return _log_arn(known(service, method, path, headers, body, query, region, account), headers, body)
         if service != "sagemaker":

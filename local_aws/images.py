@@ -97,9 +97,7 @@ class Images:
             )
         self.require_pull(name, role_arn, principal)
         arguments = [sys.executable if words[0] == "python" else words[0], *words[1:]]
-        return Command(
-            arguments=tuple(arguments), directory=REPOSITORY, environment={"PYTHONPATH": str(REPOSITORY)}
-        )
+        return Command(arguments=tuple(arguments), directory=REPOSITORY, environment={"PYTHONPATH": str(REPOSITORY)})
 
     def require_pull(self, name: ImageName, role_arn: str, principal: str) -> None:
         """Raise AccessDeniedException unless the role may pull from a repository of another account."""

@@ -20,18 +20,18 @@ _HASHES = {"MD5": "md5", "SHA-1": "sha1", "SHA-256": "sha256", "SHA-384": "sha38
 _EVAL = re.compile(r"\$eval\s*\(")
 
 
-class Undefined(Exception):
+class UndefinedError(Exception):
     """The expression yields nothing, which is not null."""
 
 
 def evaluate(expression: str, bindings: Mapping[str, Any]) -> Any:
-    """The value of the expression, as JSON. Raises Undefined, or the language's own error."""
+    """The value of the expression, as JSON. Raises UndefinedError, or the language's own error."""
     if _EVAL.search(expression):
         raise ValueError("the function $eval is not available in Step Functions: use $parse")
     bound = {name: _bindable(value) for name, value in bindings.items()}
     value = _compile(expression).evaluate(None, bound)
     if value is None and not _compile(f"$exists(({expression}))").evaluate(None, bound):
-        raise Undefined
+        raise UndefinedError
     return _as_json(value)
 
 
@@ -62,7 +62,7 @@ def _partition(items: list[Any], size: float) -> list[list[Any]]:
 def _range(first: float, last: float, step: float) -> list[float]:
     if step == 0:
         raise ValueError("$range: the step must not be 0")
-    values = []
+    values: list[float] = []
     value = first
     while (value <= last) if step > 0 else (value >= last):
         if len(values) == MAX_RANGE:

@@ -138,9 +138,7 @@ class ModelPackages:
 
     def list_groups(self, request: Request) -> dict[str, Any]:
         members = ("ModelPackageGroupName", "ModelPackageGroupArn", "CreationTime", "ModelPackageGroupStatus")
-        page, more = list_page(
-            list(self._groups.values()), request, name="ModelPackageGroupName", members=members
-        )
+        page, more = list_page(list(self._groups.values()), request, name="ModelPackageGroupName", members=members)
         return {"ModelPackageGroupSummaryList": page, **more}
 
     def create(self, request: Request) -> dict[str, Any]:

@@ -36,9 +36,7 @@ class SageMakerAccount:
     def client(self, service: str, role_arn: str) -> Any:
         return self.roles.client(service, role_arn, SAGEMAKER)
 
-    def record_metric(
-        self, namespace: str, name: str, value: float, unit: str, dimensions: dict[str, str]
-    ) -> None:
+    def record_metric(self, namespace: str, name: str, value: float, unit: str, dimensions: dict[str, str]) -> None:
         """Publish a metric of SageMaker's own and let the alarms look at it."""
         from ministack.services import cloudwatch
 

@@ -124,7 +124,7 @@ class SageMaker:
         return {"Results": results[: request.get("MaxResults", 100)]}
 
     async def handle(
-        self, method: str, path: str, headers: dict[str, str], body: bytes, query: dict[str, Any]
+        self, _method: str, path: str, headers: dict[str, str], body: bytes, _query: dict[str, Any]
     ) -> Response:
         """ministack's handler of the service: the control plane and the runtime."""
         try:
@@ -176,11 +176,11 @@ def _listed(member: str, listed: tuple[list[dict[str, Any]], dict[str, str]]) ->
 
 
 def _satisfies(fields: dict[str, Any], condition: dict[str, Any]) -> bool:
-    value, wanted = str(fields.get(condition["Name"], "")), condition.get("Value", "")
+    value, wanted = str(fields.get(condition["Name"], "")), str(condition.get("Value", ""))
     operator = condition.get("Operator", "Equals")
     if operator == "Contains":
         return wanted in value
-    return (value == wanted) == (operator != "NotEquals")
+    return bool((value == wanted) == (operator != "NotEquals"))
 
 
 def event_stream_message(payload: bytes) -> bytes:

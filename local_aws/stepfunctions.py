@@ -102,9 +102,7 @@ class StepFunctions:
                 try:
                     self._roles.require(role, STATES, action, self._rule_arn(job.rule))
                 except ApiError as error:
-                    raise ValueError(
-                        f"'{role}' is not authorized to create managed-rule: {error.message}"
-                    ) from error
+                    raise ValueError(f"'{role}' is not authorized to create managed-rule: {error.message}") from error
 
     def check_logging(self, role: str, configuration: dict[str, Any] | None) -> None:
         """Raise ValueError unless the role may deliver logs, which AWS asks when logging is on."""

@@ -18,7 +18,7 @@ from local_aws.containers import signal_group
 from local_aws.errors import ApiError, invalid
 from local_aws.iam import SAGEMAKER
 from local_aws.registry import Request, SageMakerAccount, list_page, name_in, now
-from local_aws.training_run import JobFailure, TrainingRun
+from local_aws.training_run import JobError, TrainingRun
 
 _SUMMARY = (
     "TrainingJobName",
@@ -142,9 +142,7 @@ class TrainingJobs:
             transitions = job.description["SecondaryStatusTransitions"]
             if transitions:
                 transitions[-1].setdefault("EndTime", moment)
-            transitions.append(
-                {"Status": status, "StartTime": moment, "StatusMessage": _LATEST_MESSAGE[status]}
-            )
+            transitions.append({"Status": status, "StartTime": moment, "StatusMessage": _LATEST_MESSAGE[status]})
             job.description["SecondaryStatus"] = status
             job.description["LastModifiedTime"] = moment
 
@@ -166,7 +164,7 @@ class TrainingJobs:
         folder = self._account.settings.root / "jobs" / job.request["TrainingJobName"]
         try:
             self._run(job, folder)
-        except JobFailure as failure:
+        except JobError as failure:
             self._end(job, "Failed", "Failed", str(failure))
         except (ApiError, ClientError) as error:
             self._end(job, "Failed", "Failed", f"ClientError: {_message(error)}")
@@ -178,7 +176,7 @@ class TrainingJobs:
 
     def _run(self, job: TrainingJob, folder: Path) -> None:
         if job.request["ResourceConfig"].get("InstanceType", "") in self._account.faults.now.capacity:
-            raise JobFailure(
+            raise JobError(
                 "CapacityError: Unable to provision requested ML compute capacity. Please retry using a "
                 "different ML instance type."
             )
@@ -196,7 +194,7 @@ class TrainingJobs:
         run.finish_logs()
         if code != 0 and stopped_by is None:
             run.upload(model=False)
-            raise JobFailure(f"AlgorithmError: {run.failure_text()}, exit code: {_exit_code(code)}")
+            raise JobError(f"AlgorithmError: {run.failure_text()}, exit code: {_exit_code(code)}")
         self._move(job, "Uploading")
         run.upload(model=True)
         self._end(job, "Stopped" if stopped_by else "Completed", stopped_by or "Completed")

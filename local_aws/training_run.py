@@ -27,16 +27,14 @@ DEFAULT_CHECKPOINT_PATH = "/opt/ml/checkpoints"
 MAX_FAILURE_CHARACTERS = 1024
 
 
-class JobFailure(Exception):
+class JobError(Exception):
     """The FailureReason of a job, prefixed as SageMaker prefixes it."""
 
 
 class TrainingRun:
     """The container of one job; the methods are called in the order in which they are written."""
 
-    def __init__(
-        self, account: SageMakerAccount, request: Request, description: dict[str, Any], folder: Path
-    ) -> None:
+    def __init__(self, account: SageMakerAccount, request: Request, description: dict[str, Any], folder: Path) -> None:
         self._account, self._request, self._description = account, request, description
         self._folder, self._opt_ml = folder, folder / "ml"
         self._role = request["RoleArn"]
@@ -49,7 +47,7 @@ class TrainingRun:
         self._shipper: LogShipper | None = None
 
     def prepare(self) -> None:
-        """Configuration, channels and checkpoints. Raises JobFailure, ApiError or ClientError."""
+        """Configuration, channels and checkpoints. Raises JobError, ApiError or ClientError."""
         image = self._request["AlgorithmSpecification"]["TrainingImage"]
         self._command = self._account.images.pull(image, self._role, SAGEMAKER)
         self._require_volume_key()
@@ -88,7 +86,7 @@ class TrainingRun:
         for channel in self._request.get("InputDataConfig") or []:
             name, source = channel["ChannelName"], channel["DataSource"].get("S3DataSource")
             if source is None or channel.get("InputMode", mode) not in ("File", "FastFile"):
-                raise JobFailure(f"ClientError: channel {name}: the embedded AWS reads S3 in File mode only")
+                raise JobError(f"ClientError: channel {name}: the embedded AWS reads S3 in File mode only")
             self._download_channel(name, source)
             config[name] = {
                 "TrainingInputMode": channel.get("InputMode", mode),
@@ -102,9 +100,9 @@ class TrainingRun:
         try:
             count = download_prefix(self._s3, uri, self._opt_ml / "input/data" / name)
         except ClientError as error:
-            raise JobFailure(f"ClientError: Data download failed: channel {name}, {uri}: {error}") from error
+            raise JobError(f"ClientError: Data download failed: channel {name}, {uri}: {error}") from error
         if count == 0:
-            raise JobFailure(
+            raise JobError(
                 f'ClientError: Data download failed:No S3 objects found under S3 URL "{uri}" given in input data '
                 "source. Please ensure that the bucket exists in the selected region "
                 f"({self._account.settings.region}), that objects exist under that S3 prefix, and that the role "
@@ -112,7 +110,7 @@ class TrainingRun:
             )
 
     def start(self) -> subprocess.Popen[Any]:
-        """Start the program and follow its log. Raises JobFailure when the role may not write logs."""
+        """Start the program and follow its log. Raises JobError when the role may not write logs."""
         log = self._folder / "log.txt"
         stream = f"{self._request['TrainingJobName']}/algo-1-{int(self._description['CreationTime'])}"
         logs = self._account.client("logs", self._role)
@@ -122,12 +120,10 @@ class TrainingRun:
         try:
             self._shipper.start()
         except ClientError as error:
-            raise JobFailure(f"ClientError: Unable to write logs: {error}") from error
+            raise JobError(f"ClientError: Unable to write logs: {error}") from error
         if self._checkpoints:
             self._checkpoints.start()
-        return run_container(
-            self._command, opt_ml=self._opt_ml, environment=self._environment(), log=log
-        )
+        return run_container(self._command, opt_ml=self._opt_ml, environment=self._environment(), log=log)
 
     def _environment(self) -> dict[str, str]:
         settings = self._account.settings
@@ -159,19 +155,19 @@ class TrainingRun:
             self._account.record_metric(LOG_GROUP, name, value, "None", dimensions)
 
     def finish_logs(self) -> None:
-        """Send the rest of the log. Raises JobFailure when a call was denied."""
+        """Send the rest of the log. Raises JobError when a call was denied."""
         if self._shipper is None:
             return
         self._shipper.finish()
         if self._shipper.denied is not None:
-            raise JobFailure(f"ClientError: Unable to write logs: {self._shipper.denied}")
+            raise JobError(f"ClientError: Unable to write logs: {self._shipper.denied}")
 
     def failure_text(self) -> str:
         path = self._opt_ml / "output/failure"
         return path.read_text(errors="replace").strip()[:MAX_FAILURE_CHARACTERS] if path.exists() else ""
 
     def upload(self, *, model: bool) -> None:
-        """Checkpoints, output data, and with `model` the model. Raises JobFailure."""
+        """Checkpoints, output data, and with `model` the model. Raises JobError."""
         output = self._request["OutputDataConfig"]
         base = f"{output['S3OutputPath'].rstrip('/')}/{self._request['TrainingJobName']}/output"
         uncompressed = output.get("CompressionType") == "NONE"
@@ -189,7 +185,7 @@ class TrainingRun:
                 send = upload_folder if uncompressed else upload_archive
                 send(self._s3, source, f"{base}/{name}", encryption=encryption)
         except Exception as error:  # s3transfer has errors of its own around ClientError
-            raise JobFailure(f"ClientError: Artifact upload failed:{error}") from error
+            raise JobError(f"ClientError: Artifact upload failed:{error}") from error
         if model:
             artifacts = f"{base}/model/" if uncompressed else f"{base}/model.tar.gz"
             self._description["ModelArtifacts"] = {"S3ModelArtifacts": artifacts}

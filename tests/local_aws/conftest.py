@@ -90,9 +90,7 @@ class Account:
             AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [trust]}),
         )["Role"]["Arn"]
         policy = {"Version": "2012-10-17", "Statement": list(statements)}
-        self.client("iam").put_role_policy(
-            RoleName=name, PolicyName="policy", PolicyDocument=json.dumps(policy)
-        )
+        self.client("iam").put_role_policy(RoleName=name, PolicyName="policy", PolicyDocument=json.dumps(policy))
         return str(arn)
 
     def deny(self, role_arn: str, action: str) -> None:

@@ -96,7 +96,10 @@ def test_a_bucket_keeps_its_properties(account: Account) -> None:
         },
         "Tags": [{"Key": "run", "Value": "one"}],
     }
-    policy = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": "*", "Action": "kms:*", "Resource": "*"}]}
+    policy = {
+        "Version": "2012-10-17",
+        "Statement": [{"Effect": "Allow", "Principal": "*", "Action": "kms:*", "Resource": "*"}],
+    }
     made = deploy(
         account,
         {
@@ -156,9 +159,7 @@ def test_sagemaker_and_budget_types(account: Account) -> None:
                         "TimeUnit": "MONTHLY",
                         "BudgetLimit": {"Amount": 500, "Unit": "USD"},
                     },
-                    "NotificationsWithSubscribers": [
-                        {"Notification": notification, "Subscribers": subscribers}
-                    ],
+                    "NotificationsWithSubscribers": [{"Notification": notification, "Subscribers": subscribers}],
                 },
             },
         },
@@ -174,9 +175,7 @@ def test_sagemaker_and_budget_types(account: Account) -> None:
 
 
 def test_a_topic_keeps_its_key(account: Account) -> None:
-    made = deploy(
-        account, {"Topic": {"Type": "AWS::SNS::Topic", "Properties": {"KmsMasterKeyId": "alias/data"}}}
-    )
+    made = deploy(account, {"Topic": {"Type": "AWS::SNS::Topic", "Properties": {"KmsMasterKeyId": "alias/data"}}})
     attributes = account.client("sns").get_topic_attributes(TopicArn=made["Topic"])["Attributes"]
     assert attributes["KmsMasterKeyId"] == "alias/data"
 
@@ -231,9 +230,7 @@ def test_a_state_machine_keeps_its_logging_and_is_checked(account: Account) -> N
         "Type": "AWS::IAM::Role",
         "Properties": {
             "AssumeRolePolicyDocument": TRUST,
-            "Policies": [
-                {"PolicyName": "logs", "PolicyDocument": {"Version": "2012-10-17", "Statement": [delivery]}}
-            ],
+            "Policies": [{"PolicyName": "logs", "PolicyDocument": {"Version": "2012-10-17", "Statement": [delivery]}}],
         },
     }
     arn = {"Fn::GetAtt": ["Role", "Arn"]}

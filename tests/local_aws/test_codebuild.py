@@ -25,9 +25,7 @@ BUILD_ACTIONS = [
 
 
 def failure(build: dict[str, Any]) -> str:
-    return " ".join(
-        context["message"] for phase in build["phases"] for context in phase.get("contexts", [])
-    )
+    return " ".join(context["message"] for phase in build["phases"] for context in phase.get("contexts", []))
 
 
 def test_a_build_pushes_an_image_and_writes_its_log(account: Account) -> None:
@@ -36,9 +34,7 @@ def test_a_build_pushes_an_image_and_writes_its_log(account: Account) -> None:
     assert build["buildStatus"] == "SUCCEEDED", failure(build)
     assert build["buildComplete"] is True
     assert [phase["phaseType"] for phase in build["phases"]][-2:] == ["POST_BUILD", "COMPLETED"]
-    described = account.client("ecr").describe_images(
-        repositoryName=REPOSITORY, imageIds=[{"imageTag": "one"}]
-    )
+    described = account.client("ecr").describe_images(repositoryName=REPOSITORY, imageIds=[{"imageTag": "one"}])
     assert described["imageDetails"][0]["imageTags"] == ["one"]
     lines = account.log_lines(build["logs"]["groupName"], build["logs"]["streamName"])
     assert any("RUN pip install nothing: skipped" in line for line in lines)

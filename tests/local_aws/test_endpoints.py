@@ -161,9 +161,7 @@ def test_an_update_that_fails_keeps_the_old_one_serving(account: Account, image:
 
 
 def test_an_update_replaces_the_old_one(account: Account, image: str, role: str) -> None:
-    name = deploy(account, config(account, model(account, image, role, Environment={"NAME": "old"})))[
-        "EndpointName"
-    ]
+    name = deploy(account, config(account, model(account, image, role, Environment={"NAME": "old"})))["EndpointName"]
     new = config(account, model(account, image, role, Environment={"NAME": "new"}))
     account.client("sagemaker").update_endpoint(EndpointName=name, EndpointConfigName=new)
     endpoint = settled(account, name)
@@ -228,9 +226,7 @@ def test_a_model_package_is_served(account: Account, image: str, role: str) -> N
     approved = sagemaker.list_model_packages(ModelPackageGroupName=group, ModelApprovalStatus="Approved")
     assert [p["ModelPackageArn"] for p in approved["ModelPackageSummaryList"]] == [arns[1]]
     name = account.name("model")
-    sagemaker.create_model(
-        ModelName=name, ExecutionRoleArn=role, PrimaryContainer={"ModelPackageName": arns[1]}
-    )
+    sagemaker.create_model(ModelName=name, ExecutionRoleArn=role, PrimaryContainer={"ModelPackageName": arns[1]})
     endpoint = deploy(account, config(account, name))
     assert invoke(account, endpoint["EndpointName"], "x")["name"] == "packaged"
     with pytest.raises(ClientError, match="contains versions"):

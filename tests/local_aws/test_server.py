@@ -43,20 +43,19 @@ def children_of(pid: int) -> list[int]:
     return [int(line) for line in found.stdout.split() if is_alive(int(line))]
 
 
-def account_with_a_running_job(server: Server) -> Account:
+def start_a_job(server: Server) -> None:
     account = Account(server)
     account.client("s3").create_bucket(Bucket=BUCKET)
     account.client("ecr").create_repository(repositoryName=REPOSITORY)
     request = account.job_request(account.image(SLEEPER))
     account.client("sagemaker").create_training_job(**request)
     wait_for(lambda: account.log_lines("/aws/sagemaker/TrainingJobs"))
-    return account
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal is Linux's")
 def test_killing_the_server_leaves_no_child(tmp_path: Path) -> None:
     with start(tmp_path / "cloud") as server:
-        account_with_a_running_job(server)
+        start_a_job(server)
         children = children_of(server.process.pid)
         assert children
         server.process.kill()
@@ -67,7 +66,7 @@ def test_killing_the_server_leaves_no_child(tmp_path: Path) -> None:
 
 def test_a_clean_stop_leaves_no_child_and_no_port(tmp_path: Path) -> None:
     with start(tmp_path / "cloud") as server:
-        account_with_a_running_job(server)
+        start_a_job(server)
         children = children_of(server.process.pid)
         assert children
         started = time.monotonic()

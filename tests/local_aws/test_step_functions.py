@@ -424,9 +424,7 @@ def test_states_all_does_not_catch_a_runtime_error(account: Account, admin: str)
         (one({"Type": "Pass", "Outputs": "x"}), "SCHEMA_VALIDATION_FAILED"),
     ],
 )
-def test_a_wrong_definition_is_refused(
-    account: Account, admin: str, definition: dict[str, Any], message: str
-) -> None:
+def test_a_wrong_definition_is_refused(account: Account, admin: str, definition: dict[str, Any], message: str) -> None:
     with pytest.raises(ClientError, match=message):
         create(account, admin, definition)
 
@@ -517,9 +515,9 @@ def test_executions_are_listed(account: Account, admin: str) -> None:
     arns = {start(account, machine) for _ in range(3)}
     for arn in arns:
         ended(account, arn)
-    pages = account.client("stepfunctions").get_paginator("list_executions").paginate(
-        stateMachineArn=machine, statusFilter="SUCCEEDED", PaginationConfig={"PageSize": 2}
+    pages = (
+        account.client("stepfunctions")
+        .get_paginator("list_executions")
+        .paginate(stateMachineArn=machine, statusFilter="SUCCEEDED", PaginationConfig={"PageSize": 2})
     )
     assert {execution["executionArn"] for page in pages for execution in page["executions"]} == arns
-
-

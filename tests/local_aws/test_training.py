@@ -85,9 +85,7 @@ def test_success_uploads_the_model_uncompressed(account: Account, image: str) ->
 def test_gzip_uploads_an_archive(account: Account, image: str) -> None:
     job = account.train(image, OutputDataConfig={"S3OutputPath": f"s3://{BUCKET}/out", "CompressionType": "GZIP"})
     assert job["ModelArtifacts"]["S3ModelArtifacts"].endswith("/output/model.tar.gz")
-    assert account.keys(f"out/{job['TrainingJobName']}/") == [
-        f"out/{job['TrainingJobName']}/output/model.tar.gz"
-    ]
+    assert account.keys(f"out/{job['TrainingJobName']}/") == [f"out/{job['TrainingJobName']}/output/model.tar.gz"]
 
 
 def test_failure_file_is_the_reason(account: Account, image: str) -> None:
@@ -194,20 +192,18 @@ def test_capacity_fails_the_job_after_it_was_accepted(account: Account, image: s
     account.server.set_faults(capacity=["ml.g5.12xlarge"])
     job = account.train(image)
     assert job["TrainingJobStatus"] == "Failed"
-    assert job["FailureReason"].startswith(
-        "CapacityError: Unable to provision requested ML compute capacity."
-    )
+    assert job["FailureReason"].startswith("CapacityError: Unable to provision requested ML compute capacity.")
     assert "TrainingStartTime" not in job
 
 
 def test_quota_refuses_the_call(account: Account, image: str) -> None:
     account.server.set_faults(quota=["ml.g5.12xlarge"])
-    with pytest.raises(ClientError, match="ml.g5.12xlarge for training job usage") as refused:
+    with pytest.raises(ClientError, match=r"ml\.g5\.12xlarge for training job usage") as refused:
         account.client("sagemaker").create_training_job(**account.job_request(image))
     assert refused.value.response["Error"]["Code"] == "ResourceLimitExceeded"
 
 
-def test_throttle_ends_by_itself(account: Account, image: str) -> None:
+def test_throttle_ends_by_itself(account: Account) -> None:
     account.server.set_faults(throttle={"ListTrainingJobs": 1})
     sagemaker = account.client("sagemaker")
     with pytest.raises(ClientError, match="ThrottlingException"):
@@ -233,9 +229,7 @@ def test_names_are_unique(account: Account, image: str) -> None:
         ({"HyperParameters": {"A": "x" * 2501}}, "2500"),
     ],
 )
-def test_a_wrong_request_is_refused(
-    account: Account, image: str, changes: dict[str, Any], message: str
-) -> None:
+def test_a_wrong_request_is_refused(account: Account, image: str, changes: dict[str, Any], message: str) -> None:
     request = account.job_request(image, **changes)
     if "ResourceConfig" in changes:
         request["ResourceConfig"]["VolumeSizeInGB"] = 50
