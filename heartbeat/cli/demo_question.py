@@ -1,0 +1,46 @@
+"""What the demo asks: a row of the dataset that the run kept from training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from heartbeat import dataset, layout, requests
+from heartbeat.cli.account import App
+from heartbeat.cli.endpoint import Endpoint, shown
+from heartbeat.cli.errors import Failed
+from heartbeat.job import FineTuneJob
+
+_OPENING = ["system", "user", "assistant", "tool", "assistant"]
+
+
+def ask(app: App, run: str, dataset_file: Path) -> Iterator[tuple[str, str]]:
+    """(who, what they say), line by line: the question, the base's answer, then the tuned model's.
+
+    Where the tuned model calls a tool it gets the row's own result, and goes on.
+    """
+    plan = app.read_json(layout.Run(run).plan) or {}
+    job = FineTuneJob.from_hyperparameters(plan.get("hyperparameters", {}))
+    row = question(dataset_file, job)
+    system, user, _, tool = row["messages"][:4]
+    endpoint = Endpoint(name=app.endpoint_name, tools=row["tools"], max_tokens=96)
+    yield "question", user["content"]
+    yield requests.BASE_NAME, shown(endpoint.ask([system, user], requests.BASE_NAME))
+    answer = endpoint.ask([system, user], requests.TUNED_NAME)
+    yield requests.TUNED_NAME, shown(answer)
+    if calls := answer.get("tool_calls"):
+        yield "tool", tool["content"]
+        said = {"role": "assistant", "content": None, "tool_calls": calls}
+        result = {**tool, "tool_call_id": calls[0]["id"]}
+        yield requests.TUNED_NAME, shown(endpoint.ask([system, user, said, result], requests.TUNED_NAME))
+
+
+def question(dataset_file: Path, job: FineTuneJob) -> dict[str, Any]:
+    """The first held-out row with tools whose assistant looks something up and answers."""
+    with dataset_file.open("rb") as lines:
+        for row in dataset.read(lines):
+            roles = [message["role"] for message in row["messages"][: len(_OPENING)]]
+            if row.get("tools") and roles == _OPENING and dataset.is_held_out(row, job.held_out_fraction, job.seed):
+                return row
+    raise Failed(f"{dataset_file} has no held-out row with a tool call to ask about")

@@ -1,0 +1,109 @@
+"""An execution's history, folded into the few rows that a person looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+Event = Mapping[str, Any]
+
+EXPLAIN = "Explain failure"
+_SHOWN = ("TaskState", "WaitState", "ParallelState", "MapState")
+_PART_OF = {"Read endpoint": "Wait for endpoint"}
+"""States of a loop that are shown as one row, under the name of the state that begins it."""
+
+
+@dataclass
+class Row:
+    """A state that was entered, and what became of it."""
+
+    name: str
+    entered: datetime
+    exited: datetime | None = None
+    error: str | None = None
+    """Name of the last error in it, where it has not succeeded since."""
+    tries: int = 0
+    fatal: bool = False
+    """Its error ended the run."""
+
+    @property
+    def running(self) -> bool:
+        return self.exited is None
+
+    def seconds(self, now: datetime) -> float:
+        return max(0.0, ((self.exited or now) - self.entered).total_seconds())
+
+
+@dataclass
+class History:
+    """Rows in order. Feed it each event once; `last_id` is the newest that it has seen."""
+
+    rows: list[Row] = field(default_factory=list)
+    last_id: int = 0
+
+    @property
+    def current(self) -> Row | None:
+        """The state that the execution is in, or None between two."""
+        return self.rows[-1] if self.rows and self.rows[-1].running else None
+
+    def row(self, name: str) -> Row | None:
+        """The latest row of a state."""
+        return next((row for row in reversed(self.rows) if row.name == name), None)
+
+    def add(self, events: Iterable[Event]) -> None:
+        for event in events:
+            if event["id"] > self.last_id:
+                self.last_id = event["id"]
+                self._add(event)
+
+    def _add(self, event: Event) -> None:
+        kind: str = event["type"]
+        if kind.endswith("StateEntered"):
+            self._enter(kind, event["stateEnteredEventDetails"]["name"], event["timestamp"])
+        elif kind.endswith("StateExited"):
+            self._exit(event["stateExitedEventDetails"]["name"], event["timestamp"])
+        elif kind in {"ExecutionFailed", "ExecutionAborted", "ExecutionTimedOut"}:
+            self._end(event["timestamp"])
+        elif row := self.current:
+            details = _details(event)
+            if "error" in details:
+                row.error = str(details["error"])
+            elif kind.endswith(("Scheduled", "Succeeded")):
+                row.error = None
+                row.tries += kind.endswith("Scheduled")
+
+    def _enter(self, kind: str, name: str, when: datetime) -> None:
+        if name == EXPLAIN and self.rows:
+            self.rows[-1].fatal = True
+        if not kind.startswith(_SHOWN):
+            return
+        first = _PART_OF.get(name, name)
+        if self.rows and self.rows[-1].name == first and first in _PART_OF.values():
+            self.rows[-1].exited = None
+        else:
+            self.rows.append(Row(name=first, entered=when))
+
+    def _exit(self, name: str, when: datetime) -> None:
+        row = self.current
+        if row and row.name == _PART_OF.get(name, name):
+            row.exited = when
+
+    def _end(self, when: datetime) -> None:
+        if row := self.current:
+            row.exited = when
+            row.fatal = True
+
+
+def _details(event: Event) -> Mapping[str, Any]:
+    """The one member that holds what the event is about."""
+    found = (value for key, value in event.items() if key.endswith("EventDetails"))
+    return next((value for value in found if isinstance(value, Mapping)), {})
+
+
+def short(error: str) -> str:
+    """`Ecr.ImageNotFoundException` -> `image not found`."""
+    name = error.rsplit(".", 1)[-1].removesuffix("Exception")
+    words = "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in name).strip()
+    return words or error

@@ -1,0 +1,38 @@
+"""What a state of a run found, in a few words, from the files that it left in the run's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from heartbeat.cli import screen
+
+Found = Mapping[str, Any]
+
+
+def dataset(found: Found) -> str:
+    stats, warnings = found["stats"], found["num_warnings"]
+    said = f"{screen.count(stats['rows'], 'row')}, about {stats['estimated_tokens']:,} tokens"
+    return f"{said}, {screen.count(warnings, 'warning')}" if warnings else said
+
+
+def plan(found: Found) -> str:
+    if not found["candidates"]:
+        return ""
+    first, *others = found["candidates"]
+    hours = "unknown time" if first["hours"] is None else f"{first['hours']:.1f} h"
+    parts = [first["instance_type"], first["mode"], hours, screen.usd(first["usd_on_demand"])]
+    return ", ".join(parts) + (f" (first of {len(others) + 1})" if others else "")
+
+
+def gate(found: Found) -> str:
+    return "; ".join(found["reasons"])
+
+
+SOURCES: Mapping[str, tuple[str, Callable[[Found], str]]] = {
+    "Check dataset": ("dataset.json", dataset),
+    "Plan": ("plan.json", plan),
+    "Quality gate": ("gate.json", gate),
+    "Acceptance check": ("acceptance.json", gate),
+}
+"""State -> its file in the run's folder, and what of it is worth a line."""

@@ -1,0 +1,110 @@
+"""`run`: upload a dataset, start an execution, watch it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from heartbeat import dataset, layout
+from heartbeat.cli import executions, screen, source
+from heartbeat.cli.account import App, client, connect
+from heartbeat.cli.errors import UserError
+from heartbeat.cli.watch import watch
+from heartbeat.execution import RunRequest
+from heartbeat.job import resolve
+from heartbeat.plan import INSTANCE_TYPES
+
+
+def run(arguments: argparse.Namespace) -> int:
+    given = execution_input(arguments)
+    local = None if given.get("dataset") else arguments.dataset
+    app = connect(arguments.environment)
+    _refuse(given, app)
+    if local:
+        given["dataset"] = upload_dataset(app, source.file(local))
+    arn = start(app, given, arguments.name)
+    if arguments.no_watch:
+        screen.say(f"Started {executions.name_of(arn)}; to follow it: python -m heartbeat watch")
+        return 0
+    return 0 if watch(app, arn)["status"] == "SUCCEEDED" else 1
+
+
+def execution_input(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The execution's input of these options; a local dataset is left out, since it has no address yet."""
+    given = _json_input(arguments.input)
+    settings = source.settings(arguments.settings)
+    options = {
+        "dataset": arguments.dataset if arguments.dataset and arguments.dataset.startswith("s3://") else None,
+        "instance_types": source.instances(arguments.instances),
+        "hyperparameters": {**(given.get("hyperparameters") or {}), **settings} if settings else None,
+        "max_runtime_seconds": arguments.max_runtime_seconds,
+        "budget_usd": arguments.budget,
+        "use_spot": True if arguments.spot else None,
+        "deploy": False if arguments.no_deploy else None,
+        "endpoint_name": arguments.endpoint,
+        "approve": True if arguments.approve else None,
+    }
+    chosen = {**given, **{name: value for name, value in options.items() if value is not None}}
+    if arguments.dataset and not arguments.dataset.startswith("s3://"):
+        chosen.pop("dataset", None)
+    return chosen
+
+
+def start(app: App, given: dict[str, Any], name: str | None) -> str:
+    """Starts an execution and returns its ARN. Raises UserError for a name that was used."""
+    chosen = {"name": name} if name else {}
+    try:
+        answer = client("stepfunctions").start_execution(
+            stateMachineArn=app.state_machine_arn, input=json.dumps(given), **chosen
+        )
+    except ClientError as error:
+        if error.response["Error"]["Code"] not in {"ExecutionAlreadyExists", "InvalidName"}:
+            raise
+        raise UserError(
+            f"--name {name}: {error.response['Error'].get('Message')}; give one that was not used in 90 days, of"
+            " letters, digits, - and _, or leave it out"
+        ) from None
+    return str(answer["executionArn"])
+
+
+def upload_dataset(app: App, path: Path) -> str:
+    """Checks a file and puts it into the data bucket; returns its URI."""
+    with screen.phase("Check dataset") as phase:
+        found = dataset.check(source.lines(str(path)))
+        phase.detail = screen.count(found.stats.rows, "row")
+    if not found.ok:
+        raise UserError(f"{path} cannot be trained on: {found.describe(limit=2)}; `check` shows all")
+    key = layout.DATASETS + path.name
+    with screen.phase("Upload dataset") as phase:
+        client("s3").upload_file(str(path), app.data_bucket, key)
+        phase.detail = layout.uri(app.data_bucket, key)
+    return layout.uri(app.data_bucket, key)
+
+
+def _json_input(text: str | None) -> dict[str, Any]:
+    if not text:
+        return {}
+    if text.startswith("@"):
+        text = source.file(text[1:]).read_text(encoding="utf-8")
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"--input is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise UserError('--input must be a JSON object, such as {"budget_usd": 60}')
+    return found
+
+
+def _refuse(given: dict[str, Any], app: App) -> None:
+    """Raises what the run's first state would, before anything is uploaded or started."""
+    defaults = {
+        "dataset": layout.uri(app.data_bucket, layout.DEFAULT_DATASET),
+        "instance_types": INSTANCE_TYPES,
+        "endpoint_name": app.endpoint_name,
+    }
+    request = RunRequest.parse(given, defaults)
+    resolve(("the command line", request.hyperparameters))

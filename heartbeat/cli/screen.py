@@ -1,0 +1,114 @@
+"""What commands share on a terminal: the console, one line for each phase, and how figures are written."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+TITLE_WIDTH = 24
+DONE, WENT_ON, BROKEN = "✓", "↷", "✗"
+STYLES = {DONE: "green", WENT_ON: "yellow", BROKEN: "bold red"}
+
+
+@functools.cache
+def console() -> Console:
+    """Standard output. It knows by itself whether it is a terminal, and whether colours are wanted."""
+    return Console(highlight=False, emoji=False)
+
+
+def say(text: str | Text = "") -> None:
+    """One line, as it is: never wrapped, never read as markup."""
+    console().print(text if isinstance(text, Text) else Text(text), soft_wrap=True)
+
+
+def line(mark: str, title: str, seconds: float | None, detail: str = "") -> Text:
+    """`  ✓ cdk deploy          12.3 s  4 stacks`."""
+    style = STYLES.get(mark, "cyan")
+    took = "" if seconds is None else duration(seconds)
+    parts = [("  ", ""), (mark, style), (f" {title:<{TITLE_WIDTH}}", ""), (f"{took:>10}", "dim")]
+    return Text.assemble(*parts, (f"  {detail}" if detail else "", ""))
+
+
+@dataclass
+class Phase:
+    """A phase in progress. `detail` is shown beside it, and stays when it is done."""
+
+    title: str
+    detail: str = ""
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def __rich__(self) -> Table:
+        return running(line(" ", self.title, self.seconds, self.detail))
+
+
+def running(text: Text) -> Table:
+    """The line of something that goes on: a spinner in the place of its mark."""
+    grid = Table.grid()
+    grid.add_column(width=2)
+    grid.add_column(width=1)
+    grid.add_column(no_wrap=True, overflow="ellipsis")
+    # One spinner a moment, so that every redraw shows the same turn of it.
+    grid.add_row("", Text(_SPINNER.frames[int(time.monotonic() * 10) % len(_SPINNER.frames)], style="cyan"), text[3:])
+    return grid
+
+
+_SPINNER = Spinner("dots")
+
+
+@contextmanager
+def phase(title: str) -> Iterator[Phase]:
+    """Shows that something goes on, and how long it took."""
+    current = Phase(title)
+    live = console().is_terminal
+    if not live:
+        say(f"  … {title}")
+    try:
+        if live:
+            with Live(current, console=console(), transient=True, refresh_per_second=10):
+                yield current
+        else:
+            yield current
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt)
+        say(line(BROKEN, title, current.seconds, "stopped" if stopped else current.detail))
+        raise
+    say(line(DONE, title, current.seconds, current.detail))
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `2 min 03 s`, `7 h 24 min`."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def usd(value: float | None) -> str:
+    return "unknown" if value is None else f"${value:,.2f}"
+
+
+def size(num_bytes: float) -> str:
+    """`8.5 MiB`, `202.1 GiB`."""
+    for unit in ("bytes", "KiB", "MiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.0f} bytes" if unit == "bytes" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} GiB"
+
+
+def count(number: int, noun: str) -> str:
+    """`1 row`, `2,400 rows`."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

