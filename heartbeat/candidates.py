@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from heartbeat import memory, timing
 from heartbeat.catalog import Catalog, Instance
@@ -15,6 +15,17 @@ from heartbeat.timing import Confidence, Timing
 from heartbeat.workload import Workload
 
 MODES = ("resident", "sharded", "streamed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """What the trainer can do: a plan is for the trainer that there is, not for one that there may be."""
+
+    modes: Sequence[str] = MODES
+    weight_format: str = "nf4"
+    """Of the frozen weights where they are resident; one of heartbeat.scout.WEIGHT_BYTES."""
+    uses_all_gpus: bool = True
+    """Or one, however many the instance has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +89,7 @@ class Request:
     max_runtime_seconds: int
     budget_usd: float | None
     spot_usd_per_hour: Mapping[str, float]
-    modes: Sequence[str]
+    trainer: Trainer
 
     @property
     def work(self) -> Workload:
@@ -92,7 +103,7 @@ class Request:
         )
 
     def candidates(self, instance: Instance) -> list[Candidate]:
-        wanted = self.modes if self.job.mode == "auto" else (self.job.mode,)
+        wanted = self.trainer.modes if self.job.mode == "auto" else (self.job.mode,)
         modes = [mode for mode in wanted if mode != "sharded" or instance.num_gpus > 1]
         # A job that insists on sharding is told so, on one GPU too.
         return [_candidate(self, instance, mode) for mode in modes or wanted]
@@ -100,9 +111,11 @@ class Request:
 
 def _candidate(request: Request, instance: Instance, mode: str) -> Candidate:
     shape, job, work = request.shape, request.job, request.work
-    gpu = memory.gpu_terms(shape, job, work, mode=mode, num_gpus=instance.num_gpus)
-    host = memory.host_terms(shape, work, mode=mode, num_gpus=instance.num_gpus)
-    time = timing.estimate(shape, job, work, instance, mode)
+    used = instance if request.trainer.uses_all_gpus else replace(instance, num_gpus=1)
+    weight_format = request.trainer.weight_format
+    gpu = memory.gpu_terms(shape, job, work, mode=mode, num_gpus=used.num_gpus, weight_format=weight_format)
+    host = memory.host_terms(shape, work, mode=mode, num_gpus=used.num_gpus)
+    time = timing.estimate(shape, job, work, used, mode)
     price, spot = instance.usd_per_hour, request.spot_usd_per_hour.get(instance.instance_type)
     clock = request.max_runtime_seconds
     if request.budget_usd is not None and price:
@@ -141,8 +154,8 @@ def _problems(
     if not instance.bf16:
         return [f"has GPUs ({instance.gpu}) that do not compute in bf16, which the trainer needs"]
     found = []
-    if mode not in request.modes:
-        found.append(f"MODE={mode} is not one of the trainer's modes ({', '.join(request.modes)})")
+    if mode not in request.trainer.modes:
+        found.append(f"MODE={mode} is not one of the trainer's modes ({', '.join(request.trainer.modes)})")
     if mode == "sharded" and instance.num_gpus == 1:
         found.append("MODE=sharded needs several GPUs, and this has 1")
     if gpu_gib > instance.gpu_memory_gib:

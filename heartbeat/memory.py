@@ -31,12 +31,14 @@ _LOGITS_CHUNK_TOKENS = 1024
 _BYTES_OF_TRAINED_PARAMETER = 16  # f32 value, gradient and Adam's two moments
 
 
-def gpu_terms(shape: ModelShape, job: FineTuneJob, work: Workload, *, mode: str, num_gpus: int) -> dict[str, float]:
+def gpu_terms(
+    shape: ModelShape, job: FineTuneJob, work: Workload, *, mode: str, num_gpus: int, weight_format: str = "nf4"
+) -> dict[str, float]:
     """GiB on one GPU, by what they are for; their sum is what the GPU must have."""
     tokens = work.micro_batch_tokens_per_gpu(num_gpus)
     row = 2 * shape.hidden_size  # bytes of one token's hidden state
     if mode == "resident":
-        weights: float = shape.bytes_nf4
+        weights: float = shape.text_bytes(weight_format)
         moving = 0.0
         boundaries = tokens * row * shape.num_layers
     else:
@@ -51,7 +53,7 @@ def gpu_terms(shape: ModelShape, job: FineTuneJob, work: Workload, *, mode: str,
         "layers_in_flight": moving,
         "adapter_and_optimizer": trained,
         "boundary_activations": boundaries,
-        "workspace": _workspace(shape, tokens),
+        "workspace": _workspace(shape, tokens, dequantises=mode != "resident" or weight_format != "bf16"),
     }
     gib = {name: value / GIB for name, value in terms.items()}
     gib["context"] = CONTEXT_GIB + (COMMUNICATION_GIB if num_gpus > 1 else 0.0)
@@ -71,9 +73,9 @@ def host_terms(shape: ModelShape, work: Workload, *, mode: str, num_gpus: int) -
     return terms
 
 
-def _workspace(shape: ModelShape, tokens: float) -> float:
+def _workspace(shape: ModelShape, tokens: float, *, dequantises: bool) -> float:
     """Bytes in use within one layer, or in the head: whichever is more, since they never are at once."""
-    dequantised = 2 * shape.layer_parameters
+    dequantised = 2 * shape.layer_parameters if dequantises else 0
     # Gate, up and their product, of the shared and the routed expert, each with its gradient, in bf16; or the
     # three of a dense layer; and a dozen tensors as wide as the hidden state.
     has_dense = shape.num_moe_layers < shape.num_layers

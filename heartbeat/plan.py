@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from heartbeat.candidates import MODES, Candidate, Request
+from heartbeat.candidates import Candidate, Request, Trainer
 from heartbeat.card import card_truth_table as card_truth_table
 from heartbeat.catalog import Catalog, Instance
 from heartbeat.dataset import DatasetStats
@@ -76,12 +76,13 @@ def plan_run(
     budget_usd: float | None = None,
     use_spot: bool = False,
     spot_usd_per_hour: Mapping[str, float] | None = None,
-    modes: Sequence[str] = MODES,
+    trainer: Trainer | None = None,
 ) -> Plan:
     """Plans a run on each of `instance_types` (best first; the card's three where None).
 
-    `modes` are those that the trainer has. `budget_usd` is held against on-demand prices, also with
-    `use_spot`, whose price is unknown unless given. Raises UnknownInstance for a type that the catalogue lacks.
+    `trainer` is what the trainer can do; NF4 in every mode, on all GPUs, where None. `budget_usd` is held against
+    on-demand prices, also with `use_spot`, whose price is unknown unless given. Raises UnknownInstance for a type
+    that the catalogue lacks.
     """
     request = Request(
         shape=shape,
@@ -91,7 +92,7 @@ def plan_run(
         max_runtime_seconds=max_runtime_seconds,
         budget_usd=budget_usd,
         spot_usd_per_hour=spot_usd_per_hour or {},
-        modes=modes,
+        trainer=trainer or Trainer(),
     )
     wanted = list(dict.fromkeys(instance_types or INSTANCE_TYPES))
     best = [request.best(catalog.get(name)) for name in wanted]

@@ -194,7 +194,11 @@ class ModelShape:
     @property
     def bytes_nf4(self) -> int:
         """Of the text model, double-quantised: what a GPU holds that trains it. Measured: 54.7 GiB for Scout."""
-        return sum(self.bytes_by_part("nf4").values()) - 2 * self.vision_parameters
+        return self.text_bytes("nf4")
+
+    def text_bytes(self, weight_format: str) -> int:
+        """Of the text model alone."""
+        return sum(self.bytes_by_part(weight_format).values()) - 2 * self.vision_parameters
 
     @property
     def layer_pack_bytes(self) -> int:
