@@ -16,31 +16,29 @@ _ANY_RESOURCE = {
 }
 
 
-def accept_pipeline_findings(pipeline: Pipeline, settings: Settings) -> None:
-    """Accepts the wildcards that a run needs because it makes names that no template can know."""
+def wildcards(settings: Settings) -> dict[str, str]:
+    """The wildcards that a run needs because it makes names that no template can know."""
     own = f"/hb-{settings.environment}-*"
-    accept_wildcards(
-        pipeline,
-        {
-            f"/{layout.DATASETS}*": "An execution may name any dataset below this prefix.",
-            f"/{layout.BASE_MODELS}*": "A checkpoint is a folder of many files.",
-            f"/{layout.RUNS}*": "Each execution has a folder of its own.",
-            f":training-job{own}": "Each attempt is a job of its own.",
-            f":model{own}": "Each run makes a model of its own.",
-            f":endpoint-config{own}": "Each run makes a configuration of its own.",
-            f":endpoint/{pipeline.endpoint_name.lower()}*": "An execution may name another endpoint beginning so.",
-            f":model-package/heartbeat-{settings.environment}/*": "Each adapter that passes is a version of its own.",
-            ":log-group:/aws/sagemaker/TrainingJobs*": "SageMaker makes the log group itself.",
-            ":log-group:/aws/sagemaker/TrainingJobs*:log-stream:*": "Each job's containers have streams of their own.",
-            ":log-group:/aws/sagemaker/Endpoints*": "SageMaker makes the log group itself.",
-            ":log-group:/aws/sagemaker/Endpoints*:log-stream:*": "Each instance has a stream of its own.",
-            **{
-                f":s3:::{name}/*": "The settings name this bucket of datasets."
-                for name in settings.extra_dataset_buckets
-            },
-            ".Arn>:*": "The state machine calls its own functions in whichever version they are.",
-        },
-    )
+    return {
+        f"/{layout.DATASETS}*": "An execution may name any dataset below this prefix.",
+        f"/{layout.BASE_MODELS}*": "A checkpoint is a folder of many files.",
+        f"/{layout.RUNS}*": "Each execution has a folder of its own.",
+        f":training-job{own}": "Each attempt is a job of its own.",
+        f":model{own}": "Each run makes a model of its own.",
+        f":endpoint-config{own}": "Each run makes a configuration of its own.",
+        f":endpoint/{settings.endpoint_name.lower()}*": "An execution may name another endpoint beginning so.",
+        f":model-package/heartbeat-{settings.environment}/*": "Each adapter that passes is a version of its own.",
+        ":log-group:/aws/sagemaker/TrainingJobs*": "SageMaker makes the log group itself.",
+        ":log-group:/aws/sagemaker/TrainingJobs*:log-stream:*": "Each job's containers have streams of their own.",
+        ":log-group:/aws/sagemaker/Endpoints*": "SageMaker makes the log group itself.",
+        ":log-group:/aws/sagemaker/Endpoints*:log-stream:*": "Each instance has a stream of its own.",
+        **{f":s3:::{name}/*": "The settings name this bucket of datasets." for name in settings.extra_dataset_buckets},
+        ".Arn>:*": "The state machine calls its own functions in whichever version they are.",
+    }
+
+
+def accept_pipeline_findings(pipeline: Pipeline, settings: Settings) -> None:
+    accept_wildcards(pipeline, wildcards(settings))
     for role, reason in _ANY_RESOURCE.items():
         acknowledge(pipeline.node.find_child(role), {"AwsSolutions-IAM5[Resource::*]": reason})
     for function in pipeline.functions.values():

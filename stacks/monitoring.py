@@ -135,7 +135,7 @@ class Monitoring(cdk.Stack):
         AWS Budgets sees a tag only after it was activated as a cost allocation tag in the billing console.
         """
         subscriber = budgets.CfnBudget.SubscriberProperty(subscription_type="SNS", address=self.topic.topic_arn)
-        budgets.CfnBudget(
+        budget = budgets.CfnBudget(
             self,
             "MonthlyBudget",
             budget=budgets.CfnBudget.BudgetDataProperty(
@@ -157,3 +157,4 @@ class Monitoring(cdk.Stack):
                 for kind, percent in _BUDGET_ALERTS
             ],
         )
+        budget.node.add_dependency(self.topic)  # with its policy: Budgets asks whether it may publish

@@ -124,7 +124,9 @@ class Settings:
         Raises SettingError for an unknown environment or name, with the nearest known, and for a bad value.
         """
         given = context.get_all_context() if isinstance(context, Node) else context
-        sections = given.get(SECTION) or {}
+        sections = given.get(SECTION)
+        if not isinstance(sections, Mapping) or not all(isinstance(each, Mapping) for each in sections.values()):
+            raise SettingError(f"context.{SECTION} of cdk.json must be an object with an object for each environment")
         if environment not in sections:
             raise SettingError(
                 f"environment={environment} is not in cdk.json{_did_you_mean(environment, sections)}; "
@@ -134,6 +136,7 @@ class Settings:
         from_command_line = {key.removeprefix(prefix): value for key, value in given.items() if key.startswith(prefix)}
         types_by_name = typing.get_type_hints(cls)
         del types_by_name["environment"]
+        _refuse_misplaced(given, sections, types_by_name)
         values = {}
         for name, value in {**sections[environment], **from_command_line}.items():
             if name not in types_by_name:
@@ -274,6 +277,20 @@ def _from_text(name: str, text: str, expected: Any) -> Any:
     except json.JSONDecodeError:
         value = text  # which the check refuses by name
     return _checked(name, value, expected)
+
+
+def _refuse_misplaced(context: Iterable[str], sections: Iterable[str], names: Iterable[str]) -> None:
+    """A setting that no environment would read is a mistake of the command line, not a wish to ignore."""
+    for key in context:
+        section, dot, rest = key.partition(".")
+        if key in names:
+            raise SettingError(f"{key} needs its environment; write -c {SECTION}.dev.{key}=…")
+        if section == SECTION and dot and rest.partition(".")[0] not in sections:
+            environment = rest.partition(".")[0]
+            raise SettingError(
+                f"{key} is for environment {environment}, which is not in cdk.json"
+                f"{_did_you_mean(environment, sections)}; choose one of {', '.join(sections)}"
+            )
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -131,6 +131,11 @@ def test_the_budget_counts_what_carries_the_environments_tag(monitoring: Templat
         assert (subscriber["SubscriptionType"], text(subscriber["Address"])) == ("SNS", f"<{topic}>")
 
 
+def test_the_budget_waits_until_it_may_publish(monitoring: Template) -> None:
+    (budget,) = resources(monitoring, "AWS::Budgets::Budget").values()
+    assert set(resources(monitoring, "AWS::SNS::TopicPolicy")) <= set(budget["DependsOn"])
+
+
 def test_an_environment_without_a_budget_has_none(templates: Mapping[str, Template]) -> None:
     assert not resources(templates["own-Monitoring"], "AWS::Budgets::Budget")
 

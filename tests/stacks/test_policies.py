@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
+from stacks.findings import wildcards
+from stacks.settings import Settings
 from tests.stacks.reading import Statement, Template, listed, role_statements, strings, text
 
 # The only actions that any role has on `*`, because AWS knows no resource for them.
@@ -80,6 +82,16 @@ def test_no_policy_of_aws_is_attached_but_the_one_that_the_cdk_needs(templates: 
     }
     assert attached == MANAGED_POLICIES
     assert not [each for template in templates.values() for each in strings(template) if "FullAccess" in each]
+
+
+def test_no_wildcard_is_accepted_that_no_role_has(templates: Mapping[str, Template]) -> None:
+    settings = Settings(environment="dev")
+    had = {
+        text(resource)
+        for _, statement in role_statements(templates["dev-Pipeline"])
+        for resource in listed(statement["Resource"])
+    }
+    assert not [end for end in wildcards(settings) if not any(resource.endswith(end) for resource in had)]
 
 
 def test_data_and_models_are_reached_by_prefix(templates: Mapping[str, Template]) -> None:

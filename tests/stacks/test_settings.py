@@ -52,6 +52,30 @@ def test_the_command_line_overrides_cdk_json() -> None:
     assert made.instance_types == ("ml.g5.12xlarge",)
 
 
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("log_retention_days", "log_retention_days needs its environment; write -c heartbeat.dev.log_retention_days="),
+        ("heartbeat.dve.use_spot", "heartbeat.dve.use_spot is for environment dve, which is not in cdk.json (did you"),
+        ("heartbeat.dev.use_spto", "heartbeat.dev.use_spto is not a setting (did you mean use_spot?)"),
+    ],
+)
+def test_a_setting_that_nothing_would_read_is_refused(key: str, says: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        Settings.from_context({"heartbeat": {"dev": {}, "prod": {}}, "environment": "dev", key: "7"}, "dev")
+    assert str(caught.value).startswith(says)
+
+
+def test_null_leaves_an_optional_setting_out() -> None:
+    assert settings(monthly_budget_usd=None, alarm_email=None).monthly_budget_usd is None
+
+
+@pytest.mark.parametrize("section", [None, "dev", {"dev": None}, {"dev": []}])
+def test_a_malformed_section_is_refused(section: Any) -> None:
+    with pytest.raises(SettingError, match=r"context\.heartbeat of cdk\.json must be an object"):
+        Settings.from_context({"heartbeat": section}, "dev")
+
+
 def test_settings_are_frozen() -> None:
     given = {"team": "hockey"}
     made = settings(tags=given)
@@ -90,6 +114,7 @@ def test_a_log_group_gets_the_retention_that_was_set(days: int) -> None:
         ("log_retention_days", 30.0, "=30.0 must be a whole number"),
         ("log_retention_days", True, "=true must be a whole number"),
         ("log_retention_days", "30", '="30" must be a whole number'),
+        ("retain_data", None, "=null must be true or false"),
         ("retain_data", "yes", '="yes" must be true or false'),
         ("retain_data", 1, "=1 must be true or false"),
         ("budget_usd", 0, "=0.0 must be a number of dollars above 0; leave it out for no limit"),
