@@ -157,4 +157,4 @@ class Monitoring(cdk.Stack):
                 for kind, percent in _BUDGET_ALERTS
             ],
         )
-        budget.node.add_dependency(self.topic)  # with its policy: Budgets asks whether it may publish
+        budget.node.add_dependency(self.topic)  # and its policy: alerts can be published from the start
