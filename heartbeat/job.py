@@ -243,8 +243,8 @@ def _words(name: str, value: object, rule: _Rule) -> str | tuple[str, ...]:
     elif rule.many and isinstance(value, (list, tuple)):
         words = [word if isinstance(word, str) else repr(word) for word in value]
     else:
-        words = [""]
-    for word in words:
+        words = []
+    for word in words or [""]:
         if word not in rule.choices:
             near = difflib.get_close_matches(word.lower(), rule.choices, n=1)
             hint = f", perhaps {near[0]}" if near else ""

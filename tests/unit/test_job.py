@@ -70,6 +70,7 @@ def test_a_whole_number_in_any_spelling(value: object) -> None:
         ({"MAX_RUNTIME_SECONDS": 2_419_201}, "must be at most 2419200; leave it out for 28800"),
         ({"MODE": "shard"}, "must be one of auto, resident, sharded, streamed, perhaps sharded"),
         ({"LORA_TARGETS": "attention,"}, "must be a comma-separated list of attention, shared_expert"),
+        ({"LORA_TARGETS": []}, "LORA_TARGETS=[] must be a comma-separated list of attention"),
         ({"MAX_STEP": 5}, "MAX_STEP is not a setting; did you mean MAX_STEPS?"),
         ({"learning_rate": 1e-4}, "learning_rate is not a setting; did you mean LEARNING_RATE?"),
         ({"colour": 1}, "colour is not a setting; the settings are LEARNING_RATE, MAX_STEPS"),
