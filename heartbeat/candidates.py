@@ -28,6 +28,10 @@ class Trainer:
     """Or one, however many the instance has."""
 
 
+THIS_TRAINER = Trainer(modes=("resident",), weight_format="bf16", uses_all_gpus=False)
+"""training_code as it is: transformers' own model, whole, on one device. The state machine plans for this one."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
     """A run on one instance in one mode. None is unknown."""

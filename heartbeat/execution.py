@@ -160,9 +160,10 @@ def _boolean(name: str, value: object) -> bool:
 
 def _endpoint(value: object, stem: str) -> str:
     # The roles may touch endpoints of the app's own name only, so that no input can replace somebody else's.
-    if not isinstance(value, str) or not _ENDPOINT.fullmatch(value) or not value.startswith(stem):
+    own = isinstance(value, str) and (value == stem or value.startswith(f"{stem}-"))
+    if not isinstance(value, str) or not own or not _ENDPOINT.fullmatch(value):
         raise InputError(
-            f"endpoint_name={value!r} must begin with {stem!r} and have at most 63 letters, digits and single"
-            f" hyphens, such as '{stem}-canary'"
+            f"endpoint_name={value!r} must be {stem!r} or begin with '{stem}-', such as '{stem}-canary', with at most"
+            " 63 letters, digits and single hyphens"
         )
     return value

@@ -10,6 +10,8 @@ DATASETS = "datasets/"
 DEFAULT_DATASET = DATASETS + "stanley.jsonl"
 BASE_MODELS = "base-models/"
 RUNS = "runs/"
+CHECKPOINTS = "checkpoints/"
+"""Apart from RUNS, since S3 expires by prefix: a run's folder is kept, its checkpoints are not."""
 
 _S3_URI = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(?P<key>.*)")
 
@@ -21,7 +23,7 @@ def base_model_prefix(model: str, weight_format: str = "bf16") -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """The keys of one execution's folder in the artifact bucket; `runs/<name>/` alone reproduces the run.
+    """The keys of one execution in the artifact bucket; `runs/<name>/` alone reproduces the run.
 
     `name` is the execution's name, or a JSONata expression's text where a state machine fills it in.
     """
@@ -54,7 +56,7 @@ class Run:
 
     @property
     def checkpoints(self) -> str:
-        return self.prefix + "checkpoints/"
+        return f"{CHECKPOINTS}{self.name}/"
 
     @property
     def training(self) -> str:

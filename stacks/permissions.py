@@ -17,15 +17,6 @@ from constructs import Construct
 
 from heartbeat import layout
 
-WILDCARD_REASONS = {
-    "ecr:GetAuthorizationToken": "ECR has no resource for it: the token is the account's.",
-    "cloudwatch:PutMetricData": "CloudWatch has no resource for it: limited by namespace.",
-    "sagemaker:List": "SageMaker's list calls have no resource; they show names only.",
-    "logs delivery": "CloudWatch's vended log delivery has no resource; the AWS guide for Step Functions asks for it.",
-    "xray": "X-Ray has no resources for writing segments.",
-}
-"""Every `Resource: *` of the app and why; the tests hold the templates against this table."""
-
 
 def arn(service: str, resource: str) -> str:
     """ARN in this partition, Region and account."""
@@ -71,12 +62,13 @@ class Buckets:
         ]
 
     def write_runs(self) -> list[iam.PolicyStatement]:
-        """Writes into runs/. A large upload needs kms:Decrypt too: S3 reads back its parts' keys."""
+        return self.write(layout.RUNS)
+
+    def write(self, *prefixes: str) -> list[iam.PolicyStatement]:
+        """Writes under these prefixes. A large upload needs kms:Decrypt too: S3 reads back its parts' keys."""
+        objects = [self.artifacts.arn_for_objects(f"{prefix}*") for prefix in prefixes]
         return [
-            allow(
-                ["s3:PutObject", "s3:AbortMultipartUpload"],
-                [self.artifacts.arn_for_objects(layout.RUNS + "*")],
-            ),
+            allow(["s3:PutObject", "s3:AbortMultipartUpload"], objects),
             allow(["kms:GenerateDataKey", "kms:Decrypt"], [self.key.key_arn]),
         ]
 
@@ -94,8 +86,8 @@ def training_role(scope: Construct, *, buckets: Buckets, repository: ecr.IReposi
     )
     for statement in (
         *buckets.read_datasets(),
-        *buckets.read(layout.BASE_MODELS, layout.RUNS),
-        *buckets.write_runs(),
+        *buckets.read(layout.BASE_MODELS, layout.CHECKPOINTS),
+        *buckets.write(layout.RUNS, layout.CHECKPOINTS),
         *_logs_and_metrics("TrainingJobs"),
         *_pull(repository.repository_arn),
     ):
@@ -130,7 +122,7 @@ def _logs_and_metrics(kind: str) -> list[iam.PolicyStatement]:
         ),
         allow(
             ["cloudwatch:PutMetricData"],
-            ["*"],  # WILDCARD_REASONS
+            ["*"],  # CloudWatch has no resource for it: limited by namespace
             {"StringLike": {"cloudwatch:namespace": ["/aws/sagemaker/*", "aws/sagemaker/*"]}},
         ),
     ]
@@ -138,7 +130,7 @@ def _logs_and_metrics(kind: str) -> list[iam.PolicyStatement]:
 
 def _pull(repository_arn: str) -> list[iam.PolicyStatement]:
     return [
-        allow(["ecr:GetAuthorizationToken"], ["*"]),  # WILDCARD_REASONS
+        allow(["ecr:GetAuthorizationToken"], ["*"]),  # the token is the account's: ECR has no resource for it
         allow(
             ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
             [repository_arn],
@@ -170,9 +162,10 @@ class Names:
         return self._own("endpoint-config")
 
     @property
-    def endpoints(self) -> str:
-        # SageMaker writes names in ARNs in lower case.
-        return arn("sagemaker", f"endpoint/{self.endpoint_name.lower()}*")
+    def endpoints(self) -> list[str]:
+        """The app's endpoint, and those that an execution may name: see heartbeat.execution.RunRequest."""
+        name = self.endpoint_name.lower()  # SageMaker writes names in ARNs in lower case
+        return [arn("sagemaker", f"endpoint/{name}"), arn("sagemaker", f"endpoint/{name}-*")]
 
     @property
     def packages(self) -> list[str]:
@@ -203,8 +196,8 @@ def orchestration(
         allow(["sagemaker:CreateModelPackage"], names.packages),
         allow(["sagemaker:CreateModel", "sagemaker:AddTags"], [names.models]),
         allow(["sagemaker:CreateEndpointConfig", "sagemaker:AddTags"], [names.configs]),
-        allow(["sagemaker:CreateEndpoint", "sagemaker:UpdateEndpoint"], [names.endpoints, names.configs]),
-        allow(["sagemaker:DescribeEndpoint", "sagemaker:AddTags"], [names.endpoints]),
+        allow(["sagemaker:CreateEndpoint", "sagemaker:UpdateEndpoint"], [*names.endpoints, names.configs]),
+        allow(["sagemaker:DescribeEndpoint", "sagemaker:AddTags"], names.endpoints),
         allow(["iam:PassRole"], [training.role_arn, endpoint.role_arn], passed),
         # `.sync` learns through rules that Step Functions manages in this account that a job or build ended.
         allow(
@@ -222,11 +215,11 @@ def clean_up(names: Names) -> list[iam.PolicyStatement]:
     return [
         allow(
             ["sagemaker:ListTrainingJobs", "sagemaker:ListModels", "sagemaker:ListEndpointConfigs"],
-            ["*"],  # WILDCARD_REASONS
+            ["*"],  # SageMaker's lists have no resource; they show names only
         ),
         allow(["sagemaker:StopTrainingJob"], [names.jobs]),
         allow(["sagemaker:DeleteModel"], [names.models]),
         allow(["sagemaker:DeleteEndpointConfig"], [names.configs]),
-        allow(["sagemaker:DescribeEndpoint", "sagemaker:DeleteEndpoint"], [names.endpoints]),
-        allow(["sagemaker:UpdateEndpoint"], [names.endpoints, names.configs]),
+        allow(["sagemaker:DescribeEndpoint", "sagemaker:DeleteEndpoint"], names.endpoints),
+        allow(["sagemaker:UpdateEndpoint"], [*names.endpoints, names.configs]),
     ]

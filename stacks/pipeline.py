@@ -101,7 +101,7 @@ class Pipeline(Stack):
             "request_approval": Handler(grants=buckets.write_runs()),
             "acceptance_check": Handler(
                 grants=[
-                    permissions.allow(["sagemaker:InvokeEndpoint"], [self._names.endpoints]),
+                    permissions.allow(["sagemaker:InvokeEndpoint"], self._names.endpoints),
                     *buckets.read_datasets(),
                     *buckets.write_runs(),
                 ],
@@ -129,7 +129,7 @@ class Pipeline(Stack):
 
     def _function(self, name: str, handler: Handler) -> lambda_.Function:
         id_ = "".join(word.capitalize() for word in name.split("_"))
-        log_group = self._log_group(f"{id_}Log", f"/aws/lambda/HeartBeat-{self._settings.environment}-{id_}")
+        log_group = self._log_group(f"{id_}Log")
         role = iam.Role(
             self,
             f"{id_}Role",
@@ -214,9 +214,7 @@ class Pipeline(Stack):
             role=role,
             tracing_enabled=True,
             logs=sfn.LogOptions(
-                destination=self._log_group(
-                    "StateMachineLog", f"/aws/vendedlogs/states/HeartBeat-{settings.environment}"
-                ),
+                destination=self._log_group("StateMachineLog"),
                 level=sfn.LogLevel.ALL,
                 # The history has the data; the log keeps none of it, the approval's task token least of all.
                 include_execution_data=False,
@@ -242,11 +240,11 @@ class Pipeline(Stack):
             targets=[targets.LambdaFunction(self.functions["clean_up"])],
         )
 
-    def _log_group(self, id_: str, name: str) -> logs.LogGroup:
+    def _log_group(self, id_: str) -> logs.LogGroup:
+        """Named by CloudFormation: one that was retained does not stand in the way of the next deployment."""
         return logs.LogGroup(
             self,
             id_,
-            log_group_name=name,
             retention=self._settings.log_retention,
             removal_policy=self._settings.removal_policy,
         )

@@ -99,6 +99,8 @@ class Settings:
     """More tags for every resource."""
     extra_dataset_buckets: tuple[str, ...] = ()
     """Buckets beside the data bucket that an execution may read datasets from."""
+    checkpoint_days: int = 14
+    """Days until a run's training checkpoints expire; its adapter and report stay."""
     noncurrent_version_days: int = 30
     """Days until an overwritten or deleted object's old version expires."""
     access_log_days: int = 90
@@ -213,6 +215,7 @@ class Settings:
             # SageMaker's own limits: MaxRuntimeInSeconds 28 days, VolumeSizeInGB 16 TiB.
             "max_runtime_seconds": (600, 28 * 24 * 3600, 28_800),
             "volume_size_gib": (50, 16_384, 500),
+            "checkpoint_days": (1, 3650, 14),
             "noncurrent_version_days": (1, 3650, 30),
             "access_log_days": (1, 3650, 90),
         }

@@ -56,7 +56,7 @@ def _begin(states: States) -> sfn.Pass:
             "run": {"endpoint_name": states.inputs.defaults["endpoint_name"]},
             "failed": {},
             "training": {},
-            "previousConfig": "",
+            "previousConfig": "{% '' %}",
             "attempt": 0,
             "tried": [],
             "polls": 0,

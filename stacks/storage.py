@@ -7,6 +7,7 @@ from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
+from heartbeat import layout
 from stacks.settings import Settings
 
 _ABORT_UPLOAD_DAYS = 7
@@ -28,9 +29,14 @@ class Storage(cdk.Stack):
         )
         self.access_logs_bucket = self._access_logs_bucket()
         self.data_bucket = self._bucket("Data")
-        self.artifact_bucket = self._bucket("Artifacts")
+        expire_checkpoints = s3.LifecycleRule(
+            id="ExpireCheckpoints",
+            prefix=layout.CHECKPOINTS,
+            expiration=cdk.Duration.days(settings.checkpoint_days),
+        )
+        self.artifact_bucket = self._bucket("Artifacts", expire_checkpoints)
 
-    def _bucket(self, name: str) -> s3.Bucket:
+    def _bucket(self, name: str, *rules: s3.LifecycleRule) -> s3.Bucket:
         """A private, versioned bucket under the customer key."""
         return s3.Bucket(
             self,
@@ -42,6 +48,7 @@ class Storage(cdk.Stack):
             server_access_logs_bucket=self.access_logs_bucket,
             server_access_logs_prefix=f"{name.lower()}/",
             lifecycle_rules=[
+                *rules,
                 _abort_uploads(),
                 s3.LifecycleRule(
                     id="ExpireOldVersions",

@@ -15,12 +15,13 @@ import pytest
 
 from heartbeat.execution import run_id
 from local_aws.server import Server, start
+from tests.training import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
-CHECKPOINT = ROOT / "examples/tiny_base/checkpoint"
-DATASET = ROOT / "examples/stanley/stanley.jsonl"
-# Faster than the tiny base's own defaults: these tests ask what the pipeline does, not how well it learns.
-QUICK = {"MAX_STEPS": 6, "LEARNING_RATE": 0.01, "WARMUP_STEPS": 1, "EVAL_EVERY_STEPS": 100, "HELD_OUT_FRACTION": 0.2}
+NUM_ROWS = 80
+# A random model of a few thousand parameters, and settings under which it learns something in a second or two:
+# these tests ask what the pipeline does, not how well it learns.
+QUICK = {**tiny.HYPERPARAMETERS, "MAX_STEPS": 8, "LEARNING_RATE": 0.02, "EVAL_EVERY_STEPS": 1000}
 PATIENCE_SECONDS = 240
 
 
@@ -165,10 +166,13 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
         described = server.client("cloudformation").describe_stacks(StackName="HeartBeat-dev-Pipeline")["Stacks"][0]
         outputs = {item["OutputKey"]: item["OutputValue"] for item in described["Outputs"]}
         cloud = Cloud(server, outputs)
-        for path in sorted(CHECKPOINT.iterdir()):
+        base = tiny.write_base(root / "base")
+        (base / "tokenizer_config.json").write_text("{}")  # a checkpoint as it is published has one
+        for path in sorted(base.iterdir()):
             key = outputs["BaseModelPrefix"] + path.name
             server.client("s3").upload_file(str(path), outputs["ArtifactBucketName"], key)
-        cloud.put_dataset("stanley.jsonl", DATASET.read_bytes())
+        rows = "\n".join(json.dumps(row) for row in tiny.conversations(NUM_ROWS))
+        cloud.put_dataset("stanley.jsonl", rows.encode())
         yield cloud
 
 

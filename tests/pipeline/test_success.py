@@ -75,8 +75,9 @@ def test_what_a_run_writes_is_encrypted_with_the_apps_key(cloud: Cloud) -> None:
 
 
 def test_no_capacity_then_the_next_instance(cloud: Cloud) -> None:
-    cloud.server.set_faults(capacity=["ml.p4d.24xlarge"], quota=["ml.p3.8xlarge"])
-    outcome = cloud.run(hyperparameters=QUICK, deploy=False)
+    cloud.server.set_faults(capacity=["ml.p4d.24xlarge"], quota=["ml.g5.48xlarge"])
+    instances = ["ml.p4d.24xlarge", "ml.g5.48xlarge", "ml.g5.12xlarge"]
+    outcome = cloud.run(hyperparameters=QUICK, deploy=False, instance_types=instances)
     assert outcome.status == "SUCCEEDED", outcome.cause
     assert outcome.output["instance_type"] == "ml.g5.12xlarge"
     states = cloud.states(outcome.arn)

@@ -125,6 +125,7 @@ def test_a_log_group_gets_the_retention_that_was_set(days: int) -> None:
         ("max_runtime_seconds", 60, "=60 must be from 600 to"),
         ("volume_size_gib", 10, "=10 must be from 50 to 16384"),
         ("noncurrent_version_days", 0, "=0 must be from 1"),
+        ("checkpoint_days", 0, "=0 must be from 1"),
         ("access_log_days", 4000, "=4000 must be from 1"),
         ("instance_types", [], "=[] names no instance"),
         ("instance_types", "ml.p4d.24xlarge", "must be a list of texts"),

@@ -93,14 +93,14 @@ def test_no_upload_stays_half_done(templates: Mapping[str, Template], name: str)
     assert "Prefix" not in rule
 
 
-def test_nothing_current_expires_but_access_logs(templates: Mapping[str, Template]) -> None:
+def test_nothing_current_expires_but_checkpoints_and_access_logs(templates: Mapping[str, Template]) -> None:
     expiring = {
-        name: rule["ExpirationInDays"]
+        (name, rule.get("Prefix")): rule["ExpirationInDays"]
         for name in BUCKETS
         for rule in rules(templates["prod-Storage"], name).values()
         if "ExpirationInDays" in rule
     }
-    assert expiring == {"AccessLogs": 90}
+    assert expiring == {("Artifacts", "checkpoints/"): 14, ("AccessLogs", None): 90}
 
 
 @pytest.mark.parametrize(("stack", "policy"), [("dev-Storage", "Delete"), ("prod-Storage", "Retain")])

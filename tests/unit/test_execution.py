@@ -60,9 +60,10 @@ def test_null_is_left_out() -> None:
         ({"budget_usd": float("inf")}, "positive number"),
         ({"use_spot": "yes"}, "use_spot='yes' must be true or false"),
         ({"deploy": 1}, "deploy=1 must be true or false"),
-        ({"endpoint_name": "somebody-elses"}, "must begin with 'heartbeat-dev'"),
-        ({"endpoint_name": "heartbeat-dev_x"}, "letters, digits and single hyphens"),
-        ({"endpoint_name": "heartbeat-dev" + "x" * 60}, "at most 63"),
+        ({"endpoint_name": "somebody-elses"}, "must be 'heartbeat-dev' or begin with 'heartbeat-dev-'"),
+        ({"endpoint_name": "heartbeat-dev2"}, "must be 'heartbeat-dev' or begin"),
+        ({"endpoint_name": "heartbeat-dev-_x"}, "letters, digits and single hyphens"),
+        ({"endpoint_name": "heartbeat-dev-" + "x" * 60}, "at most 63"),
     ],
 )
 def test_bad_input_names_the_field_and_the_fix(given_input: object, says: str) -> None:
