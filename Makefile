@@ -8,7 +8,7 @@ ENVIRONMENT ?= dev
 SOURCES := heartbeat stacks local_aws training_code serving lambda tests tools app.py
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo demo-stop test lint format synth deploy destroy clean distclean
+.PHONY: help environment demo demo-stop test lint format picture synth deploy destroy clean distclean
 
 help: ## This list
 	@echo "HeartBeat Engine"
@@ -38,6 +38,9 @@ lint: environment ## Linter, format and types
 format: environment ## Format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+picture: environment ## Draw the state machine: docs/state-machine.svg
+	$(BIN)/python -m tools.state_machine_picture
 
 synth: environment ## The CloudFormation templates, in cdk.out
 	$(CDK) synth --all --quiet -c environment=$(ENVIRONMENT)

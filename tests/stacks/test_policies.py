@@ -99,6 +99,5 @@ def test_data_and_models_are_reached_by_prefix(templates: Mapping[str, Template]
     for where, statement in statements(templates):
         for resource in map(text, listed(statement["Resource"])):
             if any(action.endswith("Object") for action in listed(statement["Action"])):
-                assert re.search(r"/(datasets|base-models|runs|checkpoints)/\*$|/[0-9a-f]{64}\.zip$|:elsewhere/\*$", resource), (
-                    where
-                )
+                prefixes = r"/(datasets|base-models|runs|checkpoints)/\*$|/[0-9a-f]{64}\.zip$|:elsewhere/\*$"
+                assert re.search(prefixes, resource), where

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -263,3 +264,9 @@ def _stand_in(reference: dict[str, Any]) -> str:
     if "Fn::GetAtt" in reference:
         return "arn:aws:iam::123456789012:role/of-the-app"
     return "stand-in"
+
+
+def test_the_picture_in_the_readme_is_of_this_definition(definition: Definition) -> None:
+    """`make picture` draws it."""
+    drawn = re.findall(r'class="node">\s*<title>([^<]*)</title>', (_ROOT / "docs/state-machine.svg").read_text())
+    assert set(drawn) == {*definition["States"], "any task"}
