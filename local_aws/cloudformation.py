@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ministack.core.iam_evaluator import validate_role_arn
@@ -25,6 +27,7 @@ def install(sagemaker: SageMaker, step_functions: StepFunctions) -> None:
     _install_model_package_groups(sagemaker)
     _install_budgets()
     _install_metric_math_alarms()
+    _install_custom_resource_check()
 
 
 def _handlers(resource_type: str) -> dict[str, Any]:
@@ -257,3 +260,28 @@ def _metric_query(query: Properties) -> Properties:
     if "MetricStat" in query:
         converted["MetricStat"] = {**query["MetricStat"], "Period": int(query["MetricStat"]["Period"])}
     return converted
+
+
+# --- Custom::S3AutoDeleteObjects ------------------------------------------------------------------------------
+
+_SDK = "@aws-sdk/client-s3"
+
+
+def _install_custom_resource_check() -> None:
+    """CDK's bucket cleaner is a Node function on the SDK that Lambda brings. Without it a deploy would hang."""
+    create = provisioners._custom_resource_create
+
+    def create_if_possible(
+        logical_id: str,
+        properties: Properties,
+        stack: str,
+        resource_type: str = "AWS::CloudFormation::CustomResource",
+    ) -> Any:
+        folders = [folder for folder in os.environ.get("NODE_PATH", "").split(os.pathsep) if folder]
+        if resource_type == "Custom::S3AutoDeleteObjects" and not any((Path(f) / _SDK).is_dir() for f in folders):
+            raise ValueError(
+                f"{resource_type} runs in Node and needs {_SDK}, which is not in {' or '.join(folders)}: run `npm ci`"
+            )
+        return create(logical_id, properties, stack, resource_type)
+
+    provisioners._custom_resource_create = create_if_possible

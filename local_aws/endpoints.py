@@ -71,6 +71,8 @@ class Endpoints:
         if endpoint.status not in ("InService", "Failed"):
             raise invalid(f'Cannot update in-progress endpoint "{endpoint.description["EndpointArn"]}".')
         endpoint.description["EndpointStatus"] = "Updating"
+        if "DeploymentConfig" in request:
+            endpoint.description["LastDeploymentConfig"] = request["DeploymentConfig"]
         endpoint.description["LastModifiedTime"] = now()
         self._deploy_in_background(endpoint, request["EndpointConfigName"])
         return {"EndpointArn": endpoint.description["EndpointArn"]}

@@ -25,6 +25,7 @@ def install(settings: Settings) -> None:
     _require_kms_for_objects(settings)
     _evaluate_alarms_on_their_dimensions()
     _report_lambda_errors_as_aws()
+    _import_only_what_lambda_has()
     _end_lambda_workers_with_the_server()
     _report_missing_images()
     _ask_permission_to_invoke_from_events()
@@ -138,6 +139,30 @@ def _report_lambda_errors_as_aws() -> None:
         return result
 
     lambda_svc._execute_function_warm = execute_and_unpack
+
+
+_ONLY_LAMBDA = """
+import os as _os, sys as _sys
+
+class _OnlyLambda:
+    brought = {"boto3", "botocore", "s3transfer", "jmespath", "dateutil", "urllib3", "six", "snapshot_restore_py"}
+
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        if path is not None or top in _sys.stdlib_module_names or top in self.brought:
+            return None
+        own = _os.path.join(_os.environ.get("LAMBDA_TASK_ROOT", ""), top)
+        if _os.path.exists(own) or _os.path.exists(own + ".py"):
+            return None
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+_sys.meta_path.insert(0, _OnlyLambda())
+"""
+
+
+def _import_only_what_lambda_has() -> None:
+    """A handler sees its own zip, the standard library and boto3; not the rest of this environment."""
+    lambda_runtime._PYTHON_WORKER_SCRIPT = _ONLY_LAMBDA + lambda_runtime._PYTHON_WORKER_SCRIPT
 
 
 def _end_lambda_workers_with_the_server() -> None:

@@ -35,7 +35,8 @@ def test_instructions_are_carried_out(context: Path) -> None:
         context,
         "# a comment\nARG BASE=python:3.11\nFROM ${BASE}\nWORKDIR /opt\nWORKDIR app\n"
         "COPY package/ package/\nCOPY --chown=1:1 requirements.txt /etc/\n"
-        'ENV A=1 B="two words" \\\n    EMPTY=$A\nENV C=$A/x\nENV OLD the old form\nRUN pip install \\\n  -r /etc/requirements.txt\n'
+        'ENV A=1 B="two words" \\\n    EMPTY=$A\nENV C=$A/x\nENV OLD the old form\n'
+        "RUN pip install \\\n  -r /etc/requirements.txt\n"
         'EXPOSE 8080\nENTRYPOINT ["python", "-m", "package.main"]\nCMD ["--quick"]\n',
     )
     assert image.base == "python:3.11"

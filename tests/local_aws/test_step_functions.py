@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import time
-import zipfile
 from typing import Any
 
 import pytest
@@ -19,6 +17,7 @@ from tests.local_aws.conftest import (
     Account,
     allow,
     wait_for,
+    zip_of,
 )
 
 FUNCTION = """
@@ -67,16 +66,17 @@ def admin(account: Account) -> str:
 
 @pytest.fixture(scope="module")
 def function(account: Account) -> str:
-    archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w") as packed:
-        packed.writestr("handler.py", FUNCTION)
+    return make_function(account, FUNCTION)
+
+
+def make_function(account: Account, code: str) -> str:
     name = account.name("function")
     account.client("lambda").create_function(
         FunctionName=name,
         Runtime="python3.13",
         Handler="handler.handler",
         Role=account.role("lambda.amazonaws.com", allow("logs:*")),
-        Code={"ZipFile": archive.getvalue()},
+        Code={"ZipFile": zip_of({"handler.py": code})},
         Timeout=10,
     )
     return name
@@ -217,6 +217,15 @@ def test_lambda_errors_are_caught_by_their_class(account: Account, admin: str, f
 
 def test_a_function_that_dies_has_an_error_of_the_runtime(account: Account, admin: str, function: str) -> None:
     assert run(account, admin, one(invoke(function, mode="exit")))["error"] == "Runtime.ExitError"
+
+
+def test_a_function_sees_its_zip_and_boto3_only(account: Account, admin: str) -> None:
+    code = "import boto3\ndef handler(event, context):\n    import torch\n"
+    result = run(account, admin, one(invoke(make_function(account, code))))
+    assert result["error"] == "ModuleNotFoundError"
+    assert "No module named 'torch'" in result["cause"]
+    missing = run(account, admin, one(invoke(make_function(account, "import rich\n"))))
+    assert missing["error"] == "Runtime.ImportModuleError"
 
 
 def test_retry_counts_and_passes_through(account: Account, admin: str, function: str) -> None:
@@ -490,6 +499,12 @@ def test_an_aborted_execution_reaches_a_rule(account: Account, admin: str, funct
 def history(account: Account, execution: str) -> list[dict[str, Any]]:
     found = account.client("stepfunctions").get_execution_history(executionArn=execution)["events"]
     return [event for event in found if event["type"].endswith("StateEntered")]
+
+
+def test_a_machine_times_out(account: Account, admin: str) -> None:
+    definition = {**one({"Type": "Wait", "Seconds": 60}), "TimeoutSeconds": 1}
+    result = run(account, admin, definition)
+    assert (result["status"], result["error"]) == ("TIMED_OUT", "States.Timeout")
 
 
 def test_redrive_begins_again_at_the_failed_state(account: Account, admin: str) -> None:
