@@ -59,12 +59,16 @@ def _require_kms_for_objects(settings: Settings) -> None:
         bucket, _, key = path.strip("/").partition("/")
         if not key or method not in ("PUT", "GET", "POST", "HEAD") or {"tagging", "acl"} & set(query):
             return needed
-        reading = method in ("GET", "HEAD")
-        encryption = _stored_encryption(bucket, key) if reading else resolve_default_key(headers, bucket)[0]
+        reading, upload = method in ("GET", "HEAD"), _upload(query)
+        if reading:
+            actions, encryption = ["kms:Decrypt"], _stored_encryption(bucket, key)
+        elif upload is not None:  # the key was named when the upload began; its parts are read back too
+            actions, encryption = ["kms:GenerateDataKey", "kms:Decrypt"], s3._stored_sse_headers(upload)
+        else:
+            actions, encryption = ["kms:GenerateDataKey"], resolve_default_key(headers, bucket)[0]
         kms_key = (encryption or {}).get(_KEY_HEADER)
         if kms_key and "alias/aws/" not in kms_key:
-            action = "kms:Decrypt" if reading else "kms:GenerateDataKey"
-            needed.append((action, _key_arn(settings, kms_key)))
+            needed += [(action, _key_arn(settings, kms_key)) for action in actions]
         return needed
 
     s3._resolve_sse_write_headers = resolve_default_key
@@ -75,6 +79,14 @@ def _stored_encryption(bucket: str, key: str) -> dict[str, str]:
     stored = ((s3._buckets.get(bucket) or {}).get("objects") or {}).get(key) or {}
     headers: dict[str, str] = s3._stored_sse_headers(stored)
     return headers
+
+
+def _upload(query: dict[str, Any]) -> dict[str, Any] | None:
+    """The multipart upload that a request belongs to."""
+    upload_id = query.get("uploadId")
+    upload_id = upload_id[0] if isinstance(upload_id, list) else upload_id
+    upload: dict[str, Any] | None = s3._multipart_uploads.get(upload_id) if upload_id else None
+    return upload
 
 
 def _key_arn(settings: Settings, key: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
+import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -98,13 +98,15 @@ def start(root: Path, *, port: int = 0, region: str = "us-east-1") -> Iterator[S
 
 def _wait_until_ready(process: subprocess.Popen[str], log: Path) -> str:
     assert process.stdout is not None
-    started = time.monotonic()
-    for line in process.stdout:
-        word, _, url = line.strip().partition(" ")
-        if word == "ready":
-            return url
-        if time.monotonic() - started > START_SECONDS:
-            break
+    watchdog = threading.Timer(START_SECONDS, process.kill)
+    watchdog.start()
+    try:
+        for line in process.stdout:
+            word, _, url = line.strip().partition(" ")
+            if word == "ready":
+                return url
+    finally:
+        watchdog.cancel()
     end = "\n".join(log.read_text().splitlines()[-20:])
     raise RuntimeError(f"the embedded AWS did not start; the end of {log}:\n{end}")
 

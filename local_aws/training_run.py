@@ -66,7 +66,10 @@ class TrainingRun:
         self._write_config("inputdataconfig", self._download_channels())
         checkpoints = self._request.get("CheckpointConfig")
         if checkpoints:
-            place = under_prefix(checkpoints.get("LocalPath", DEFAULT_CHECKPOINT_PATH), self._opt_ml)
+            try:
+                place = under_prefix(checkpoints.get("LocalPath", DEFAULT_CHECKPOINT_PATH), self._opt_ml)
+            except ValueError as error:
+                raise JobError(f"ClientError: CheckpointConfig: {error}") from error
             place.mkdir(parents=True, exist_ok=True)
             self._checkpoints = Checkpoints(self._s3, checkpoints["S3Uri"], place)
             self._checkpoints.restore()

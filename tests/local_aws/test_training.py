@@ -34,6 +34,8 @@ if mode == "crash":
     sys.exit(3)
 if mode in ("hang", "ignore_term"):
     time.sleep(60)
+if mode == "big":
+    (ml / "model/big.bin").write_bytes(b"0" * 9_000_000)
 if mode == "report":
     seen = {
         "credentials": "AWS_ACCESS_KEY_ID" in os.environ,
@@ -283,6 +285,23 @@ def test_output_under_a_kms_key_needs_the_key(account: Account, image: str) -> N
         Bucket=BUCKET, Key=f"out/{allowed['TrainingJobName']}/output/model/adapter/weights.bin"
     )
     assert stored["SSEKMSKeyId"] == key
+
+
+def test_a_multipart_upload_under_a_kms_key_needs_to_decrypt_too(account: Account, image: str) -> None:
+    key = account.client("kms").create_key()["KeyMetadata"]["Arn"]
+    output = {"S3OutputPath": f"s3://{BUCKET}/out", "CompressionType": "NONE", "KmsKeyId": key}
+    actions = [*JOB_ACTIONS, "kms:GenerateDataKey"]
+    role = account.role("sagemaker.amazonaws.com", allow(*actions))
+    big = {"HyperParameters": {"MODE": "big"}, "OutputDataConfig": output}
+    assert "kms:Decrypt" in account.train(image, RoleArn=role, **big)["FailureReason"]
+    role = account.role("sagemaker.amazonaws.com", allow(*actions, "kms:Decrypt"))
+    assert account.train(image, RoleArn=role, **big)["TrainingJobStatus"] == "Completed"
+
+
+def test_a_checkpoint_path_outside_opt_ml_is_refused(account: Account, image: str) -> None:
+    checkpoints = {"S3Uri": f"s3://{BUCKET}/restored", "LocalPath": "/var/checkpoints"}
+    job = account.train(image, CheckpointConfig=checkpoints)
+    assert "'/var/checkpoints' must lie under /opt/ml" in job["FailureReason"]
 
 
 def test_lists_can_be_filtered_and_paged(account: Account, image: str) -> None:
