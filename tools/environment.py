@@ -112,8 +112,8 @@ def install_python_packages(root: Path, python: Path, log: Path) -> None:
     if sys.platform == "linux":
         _install_cpu_torch(install, pinned(root, "torch"), log)
     requirements = ["-r", str(root / "requirements.txt"), "-c", str(root / "constraints.txt")]
-    run_step("Python packages (once; about 600 MB)", [*install, *requirements], log)
-    run_step("Python packages fit together", [*pip, "check"], log)
+    run_step("Python packages", [*install, *requirements], log, hint="once; about 600 MB, some minutes")
+    run_step("Python packages: pip check", [*pip, "check"], log)
 
 
 def install_node_packages(root: Path, python: Path, log: Path) -> None:
@@ -128,19 +128,23 @@ def install_node_packages(root: Path, python: Path, log: Path) -> None:
     command = [str(node), str(npm), "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
     # npm starts `node` by name: it must find this one.
     environment = {**os.environ, "PATH": f"{node.parent}{os.pathsep}{os.environ['PATH']}"}
-    run_step("Node packages (once)", command, log, cwd=root, environment=environment)
+    run_step("Node packages", command, log, cwd=root, environment=environment)
 
 
 def _install_cpu_torch(install: Sequence[str], torch: str, log: Path) -> None:
     """torch's CPU build, where one can be had; where not, the next step takes what the default index has."""
     # pip's own configuration first, such as a folder of wheels: that asks no index.
-    command = [*install, "--no-deps", "--no-index", torch]
+    source = ["--no-deps", "--no-index"]
     with log.open("a") as output:
-        if subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False).returncode == 0:
+        tried = subprocess.run(
+            [*install, *source, "--dry-run", torch], stdout=output, stderr=subprocess.STDOUT, check=False
+        )
+    if tried.returncode:
+        source = ["--no-deps", "--index-url", CPU_INDEX]
+        if not _answers(f"{CPU_INDEX}/torch/"):
             return
-    if _answers(f"{CPU_INDEX}/torch/"):
-        with contextlib.suppress(StepError):
-            run_step("PyTorch, CPU build", [*install, "--no-deps", "--index-url", CPU_INDEX, torch], log)
+    with contextlib.suppress(StepError):
+        run_step("PyTorch, CPU build", [*install, *source, torch], log)
 
 
 def _answers(url: str) -> bool:

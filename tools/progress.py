@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,7 +14,8 @@ from typing import TextIO
 _TICK_SECONDS = 0.2
 _PLAIN_SECONDS = 20.0
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
-_WIDTH = 44
+_WIDTH = 27
+_NOISE = ("WARNING:", "npm warn", "[notice]")
 
 
 class StepError(Exception):
@@ -27,13 +29,16 @@ def run_step(
     *,
     cwd: Path | None = None,
     environment: Mapping[str, str] | None = None,
+    hint: str = "",
     output: TextIO | None = None,
 ) -> None:
     """Run `command`, its output in `log` (appended), one line about it in `output` (default: standard output).
 
+    `hint` is shown until the command says something.
+
     Raises StepError with the end of the log when it fails, or cannot be started.
     """
-    line = _StatusLine(title, output or sys.stdout)
+    line = _StatusLine(title, hint, output or sys.stdout)
     with log.open("a", encoding="utf-8") as written:
         try:
             process = subprocess.Popen(
@@ -53,7 +58,8 @@ def run_step(
             try:
                 for text in process.stdout:
                     written.write(text)
-                    line.said = text.strip() or line.said
+                    if text.strip() and not text.startswith(_NOISE):
+                        line.said = text.strip()
                 line.ok = process.wait() == 0
             except BaseException:
                 process.terminate()
@@ -72,8 +78,8 @@ def tail(log: Path, num_lines: int) -> list[str]:
 class _StatusLine:
     """One line that is redrawn in a terminal; elsewhere, a line now and then."""
 
-    def __init__(self, title: str, output: TextIO) -> None:
-        self.said, self.ok = "", False
+    def __init__(self, title: str, hint: str, output: TextIO) -> None:
+        self.said, self.ok = hint, False
         self._title, self._output = title, output
         self._started = time.monotonic()
         self._live = output.isatty()
@@ -82,7 +88,7 @@ class _StatusLine:
 
     def __enter__(self) -> None:
         if not self._live:
-            self._print(f"  … {self._title}")
+            self._print(f"  … {self._title:<{_WIDTH}} {self.said}".rstrip())
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
@@ -97,7 +103,9 @@ class _StatusLine:
             text = f"{self._title:<{_WIDTH}} {self._seconds():>8}  {self.said}"
             if self._live:
                 turn += 1
-                self._print(f"{self._erase()}  {_SPINNER[turn % len(_SPINNER)]} {text[:96]}", end="")
+                # A line that wraps could not be erased.
+                line = f"  {_SPINNER[turn % len(_SPINNER)]} {text}"[: shutil.get_terminal_size().columns - 1]
+                self._print(f"{self._erase()}{line}", end="")
             else:
                 self._print(f"  … {text[:116]}")
 

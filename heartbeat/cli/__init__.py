@@ -6,6 +6,7 @@ Commands are imported when they are called for: `--help` needs the standard libr
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,9 @@ USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status. HEARTBEAT_DEBUG=1 shows tracebacks."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that knows ASCII only shows ? for what it lacks
     arguments = parse(argv)
     try:
         return int(importlib.import_module(f"heartbeat.cli.{arguments.module}").run(arguments))

@@ -17,6 +17,8 @@ from heartbeat.cli.errors import UserError
 from heartbeat.scout import ModelShape
 
 _PLAIN_SHARE = 0.1
+_PLAIN_AT_LEAST_BYTES = 1 << 28
+"""A smaller upload is over before a line about it is read."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -108,6 +110,8 @@ class _Bar:
             self._sent += num_bytes
             self._progress.update(self._task, completed=self._sent, description=self.name)
             share = self._sent / self._total
-            if not screen.console().is_terminal and share - self._said >= _PLAIN_SHARE:
+            if screen.console().is_terminal or self._total < _PLAIN_AT_LEAST_BYTES:
+                return
+            if share - self._said >= _PLAIN_SHARE:
                 self._said = share
                 screen.say(f"  {share:4.0%}  {screen.size(self._sent)} of {screen.size(self._total)}  {self.name}")

@@ -133,8 +133,8 @@ def _train() -> tuple[App, str]:
         weights = screen.size(sum(path.stat().st_size for path in files.values()))
         phase.detail = f"tiny Llama 4 ({weights}), {DATASET.name}"
     screen.say()
-    arn = start(app, {}, None)
-    outcome = watch(app, arn)
+    arn = start(app, {}, "demo")
+    outcome = watch(app, arn, hints=False)
     if outcome["status"] != "SUCCEEDED":
         page = report.download(app, executions.name_of(arn), FOLDER / "report.html")
         raise Failed(f"the run failed, as shown above. Report: {_short(page)}; logs: {_short(FOLDER)}/logs")

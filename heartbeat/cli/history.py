@@ -7,7 +7,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from heartbeat.failures import read_cause
+
 Event = Mapping[str, Any]
+
+_LONGEST = 90
 
 EXPLAIN = "Explain failure"
 _SHOWN = ("TaskState", "WaitState", "ParallelState", "MapState")
@@ -24,6 +28,8 @@ class Row:
     exited: datetime | None = None
     error: str | None = None
     """Name of the last error in it, where it has not succeeded since."""
+    why: str = ""
+    """What the service said of it, in one line."""
     tries: int = 0
     fatal: bool = False
     """Its error ended the run."""
@@ -69,9 +75,9 @@ class History:
         elif row := self.current:
             details = _details(event)
             if "error" in details:
-                row.error = str(details["error"])
+                row.error, row.why = str(details["error"]), said(details.get("cause"))
             elif kind.endswith(("Scheduled", "Succeeded")):
-                row.error = None
+                row.error, row.why = None, ""
                 row.tries += kind.endswith("Scheduled")
 
     def _enter(self, kind: str, name: str, when: datetime) -> None:
@@ -100,6 +106,14 @@ def _details(event: Event) -> Mapping[str, Any]:
     """The one member that holds what the event is about."""
     found = (value for key, value in event.items() if key.endswith("EventDetails"))
     return next((value for value in found if isinstance(value, Mapping)), {})
+
+
+def said(cause: str | None) -> str:
+    """The first sentence of a Cause, without the envelope that AWS puts around it; "" where it has none."""
+    found = read_cause(cause)
+    text = str(found.get("FailureReason") or found.get("errorMessage") or ("" if found else cause or ""))
+    first = text.strip().split("\n")[0].split(" (Service:")[0]
+    return first if len(first) <= _LONGEST else f"{first[: _LONGEST - 1]}…"
 
 
 def short(error: str) -> str:

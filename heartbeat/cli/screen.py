@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 TITLE_WIDTH = 24
+_PATIENCE_SECONDS = 2.0
 DONE, WENT_ON, BROKEN = "✓", "↷", "✗"
 STYLES = {DONE: "green", WENT_ON: "yellow", BROKEN: "bold red"}
 
@@ -72,19 +74,21 @@ _SPINNER = Spinner("dots")
 def phase(title: str) -> Iterator[Phase]:
     """Shows that something goes on, and how long it took."""
     current = Phase(title)
-    live = console().is_terminal
-    if not live:
-        say(f"  … {title}")
+    # Without a terminal to redraw on: a line, but only about what takes longer than one waits for.
+    begun = threading.Timer(_PATIENCE_SECONDS, lambda: say(f"  … {title}"))
     try:
-        if live:
+        if console().is_terminal:
             with Live(current, console=console(), transient=True, refresh_per_second=10):
                 yield current
         else:
+            begun.start()
             yield current
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt)
         say(line(BROKEN, title, current.seconds, "stopped" if stopped else current.detail))
         raise
+    finally:
+        begun.cancel()
     say(line(DONE, title, current.seconds, current.detail))
 
 

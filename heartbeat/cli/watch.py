@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if outcome["status"] == "SUCCEEDED" else 1
 
 
-def watch(app: App, arn: str) -> dict[str, Any]:
+def watch(app: App, arn: str, *, hints: bool = True) -> dict[str, Any]:
     """Shows a run until it ends, and how it ended. Returns DescribeExecution's answer.
 
     Interrupting it ends the watching, not the run.
@@ -43,7 +43,7 @@ def watch(app: App, arn: str) -> dict[str, Any]:
         screen.say(f"To end it: aws stepfunctions stop-execution --execution-arn {arn}")
         raise
     screen.say()
-    for text in conclusion(outcome):
+    for text in conclusion(outcome, hints=hints):
         screen.say(text)
     return outcome
 
@@ -103,8 +103,8 @@ class Watch:
             return ""  # a remark beside a state: a file that cannot be read is none
 
 
-def conclusion(outcome: dict[str, Any]) -> list[str]:
-    """The lines that a run ends with."""
+def conclusion(outcome: dict[str, Any], *, hints: bool = True) -> list[str]:
+    """The lines that a run ends with; `hints`: and what can be done with it now."""
     name = outcome["name"]
     took = (outcome.get("stopDate", outcome["startDate"]) - outcome["startDate"]).total_seconds()
     if outcome["status"] != "SUCCEEDED":
@@ -115,9 +115,9 @@ def conclusion(outcome: dict[str, Any]) -> list[str]:
         return [f"{error} after {screen.duration(took)}", *(f"  {text}" for text in str(said).splitlines())]
     output = json.loads(outcome.get("output") or "{}")
     early = ", stopped at its limit with a usable adapter" if output.get("stopped_early") else ""
-    lines = [f"Done in {screen.duration(took)}{early}."]
-    if output.get("endpoint_name"):
-        lines.append(f"  Endpoint  {output['endpoint_name']} answers: python -m heartbeat chat")
-    lines.append(f"  Adapter   {output.get('adapter')}")
-    lines.append(f"  Report    {output.get('report')}: python -m heartbeat report {name} --open")
+    endpoint = output.get("endpoint_name")
+    lines = [f"Done in {screen.duration(took)}{early}: {f'{endpoint} answers' if endpoint else 'the adapter passed'}."]
+    if hints:
+        lines += ["  python -m heartbeat chat"] if endpoint else []
+        lines += [f"  python -m heartbeat report {name} --open", f"  adapter: {output.get('adapter')}"]
     return lines

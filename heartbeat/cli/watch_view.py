@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Protocol
@@ -19,8 +19,8 @@ from heartbeat.cli.account import is_local
 from heartbeat.cli.history import History, Row, short
 from heartbeat.cli.training_log import Progress, TrainingLog
 
-BAR_WIDTH = 32
-_PLAIN_TRAINING_SECONDS = 5.0
+BAR_WIDTH = 24
+_PLAIN_TRAINING_SECONDS = 10.0
 _REDRAW_SECONDS = 0.1
 
 
@@ -36,7 +36,10 @@ class Run(Protocol):
 
 
 class View:
-    """A context in which a run is shown."""
+    """A context in which a run is shown: a line for each state that is over, and what goes on below them."""
+
+    def __init__(self) -> None:
+        self._num_shown = 0
 
     def __enter__(self) -> View:
         return self
@@ -47,6 +50,18 @@ class View:
         pass
 
     def show(self, run: Run, now: datetime, *, ended: bool) -> None:
+        """The lines of states that are over by now; then the state that goes on."""
+        rows = run.history.rows
+        # The last state may go on (a loop of states is one row): it is over when another follows.
+        num_over = len(rows) if ended else max(0, len(rows) - 1)
+        for row in rows[self._num_shown : num_over]:
+            screen.say(state_line(row, now, note(row, run)))
+            if row.name == "Train" and row is run.history.row("Train") and run.training.progress.step:
+                screen.say(Text(f"      {training_text(run.training.progress)}", style="dim"))
+        self._num_shown = max(self._num_shown, num_over)
+        self.show_current(rows[-1] if rows and not ended else None, run, now)
+
+    def show_current(self, row: Row | None, run: Run, now: datetime) -> None:
         raise NotImplementedError
 
     def wait(self, seconds: float, run: Run) -> None:
@@ -54,18 +69,23 @@ class View:
 
 
 class LiveView(View):
-    """Redraws all rows in place; at the end they stay."""
+    """Redraws the state that goes on in place. What is over scrolls up: any height of terminal will do."""
 
     def __enter__(self) -> View:
-        self._live = Live(console=screen.console(), auto_refresh=False, vertical_overflow="visible")
+        self._live = Live(console=screen.console(), auto_refresh=False, transient=True)
         self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def show(self, run: Run, now: datetime, *, ended: bool) -> None:
-        self._live.update(Group(*_lines(run, now, ended=ended)), refresh=True)
+    def show_current(self, row: Row | None, run: Run, now: datetime) -> None:
+        parts: list[RenderableType] = []
+        if row:
+            parts.append(screen.running(state_line(row, now, note(row, run))))
+            if row.name == "Train" and run.training.progress.job:
+                parts.append(_training(run.training.progress))
+        self._live.update(Group(*parts), refresh=True)
 
     def wait(self, seconds: float, run: Run) -> None:
         # Clocks and spinners go on between two looks.
@@ -76,42 +96,24 @@ class LiveView(View):
 
 
 class PlainView(View):
-    """A line for each state that is over, and one now and then about the training."""
+    """Lines only: one now and then about the training."""
 
     def __init__(self) -> None:
-        self._num_shown = 0
-        self._said_training = ""
-        self._training_at = 0.0
+        super().__init__()
+        self._said = ""
+        self._said_at = 0.0
 
-    def show(self, run: Run, now: datetime, *, ended: bool) -> None:
-        rows = run.history.rows
-        # The last row may go on (a loop of states is one row): it is over when another follows.
-        over = len(rows) if ended else max(0, len(rows) - 1)
-        for row in rows[self._num_shown : over]:
-            screen.say(state_line(row, now, note(row, run)))
-        self._num_shown = max(self._num_shown, over)
-        if rows and not ended and rows[-1].name == "Train" and rows[-1].running:
-            self._show_training(run.training.progress)
+    def show_current(self, row: Row | None, run: Run, now: datetime) -> None:  # noqa: ARG002
+        if row is None or row.name != "Train" or not row.running:
+            return
+        text = training_text(run.training.progress)
+        if text == self._said or time.monotonic() - self._said_at < _PLAIN_TRAINING_SECONDS:
+            return
+        self._said, self._said_at = text, time.monotonic()
+        screen.say(f"  … Train  {text}")
 
     def wait(self, seconds: float, run: Run) -> None:  # noqa: ARG002
         time.sleep(seconds)
-
-    def _show_training(self, progress: Progress) -> None:
-        text = training_text(progress)
-        if text == self._said_training or time.monotonic() - self._training_at < _PLAIN_TRAINING_SECONDS:
-            return
-        if not self._said_training:
-            screen.say("  … Train")
-        self._said_training, self._training_at = text, time.monotonic()
-        screen.say(f"      {text}")
-
-
-def _lines(run: Run, now: datetime, *, ended: bool) -> Iterator[RenderableType]:
-    for row in run.history.rows:
-        text = state_line(row, now, note(row, run))
-        yield screen.running(text) if row.running and not ended else text
-        if row.name == "Train" and row is run.history.row("Train") and run.training.progress.job:
-            yield _training_bar(run.training.progress, running=row.running)
 
 
 def state_line(row: Row, now: datetime, said: str) -> Text:
@@ -126,24 +128,21 @@ def note(row: Row, run: Run) -> str:
         return run.training.progress.instance_type
     parts = [run.notes.get(row.name, "")]
     if row.error and not row.running:
-        parts.append(short(row.error))
+        parts.append(row.why or short(row.error))
     if row.tries > 1 and row.name != "Wait for endpoint":
         parts.append(f"{row.tries} tries")
     return ", ".join(part for part in parts if part)
 
 
-def _training_bar(progress: Progress, *, running: bool) -> RenderableType:
-    """The bar while it trains; afterwards only what it came to."""
+def _training(progress: Progress) -> RenderableType:
+    """Steps as a bar, and the figures beside it."""
     grid = Table.grid(padding=(0, 1))
-    grid.add_column(width=6)
-    if running and progress.step:
+    grid.add_column(width=3)
+    if progress.step:
         grid.add_column(width=BAR_WIDTH)
-        grid.add_column(no_wrap=True, overflow="ellipsis")
-        bar = ProgressBar(total=progress.max_steps, completed=progress.step, width=BAR_WIDTH)
-        grid.add_row("", bar, Text(training_text(progress)))
-    else:
-        grid.add_column(no_wrap=True, overflow="ellipsis")
-        grid.add_row("", Text(training_text(progress), style="dim"))
+    grid.add_column(no_wrap=True, overflow="ellipsis")
+    bar = ProgressBar(total=progress.max_steps, completed=progress.step, width=BAR_WIDTH)
+    grid.add_row("", *([bar] if progress.step else []), Text(training_text(progress)))
     return grid
 
 
@@ -151,7 +150,7 @@ def training_text(progress: Progress) -> str:
     """`step 28/60  loss 2.91  held-out 3.40 (base 4.12)  4,812 tok/s  19.0 s left`."""
     figures = progress.figures
     if not progress.step:
-        return f"{progress.status}: {progress.said}" if progress.said else progress.status
+        return progress.said or progress.status
     parts = [f"step {progress.step}/{progress.max_steps}"]
     if "loss" in figures:
         parts.append(f"loss {figures['loss']:.3f}")
