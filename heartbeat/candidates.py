@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from heartbeat import memory, timing
 from heartbeat.catalog import Catalog, Instance
 from heartbeat.dataset import DatasetStats
+from heartbeat.durations import about
 from heartbeat.job import FineTuneJob
 from heartbeat.scout import ModelShape
 from heartbeat.timing import Confidence, Timing
@@ -77,7 +78,7 @@ class Candidate:
 
     def summary(self) -> str:
         """`ml.p5.4xlarge: 7.1 h, $56`."""
-        hours = "unknown time" if self.hours is None else f"{self.hours:.1f} h"
+        hours = "unknown time" if self.hours is None else about(self.hours * 3600)
         usd = "unknown price" if self.usd_on_demand is None else f"${self.usd_on_demand:,.0f}"
         return f"{self.instance_type}: {hours}, {usd}"
 
@@ -170,8 +171,7 @@ def _problems(
         found.append(f"needs {host_gib:.0f} GiB of host memory, {host_gib - host:.0f} more than {host:.0f} usable")
     clock = request.max_runtime_seconds
     if time and time.total > clock:
-        over = (time.total - clock) / 3600
-        found.append(f"takes {time.total / 3600:.1f} h, {over:.1f} over the clock of {clock / 3600:.1f} h")
+        found.append(f"takes {about(time.total)}, {about(time.total - clock)} over the clock of {about(clock)}")
     if request.budget_usd is not None:
         found += _over_budget(request.budget_usd, instance.usd_per_hour, time)
     return found

@@ -14,6 +14,7 @@ from heartbeat.candidates import Candidate, Request, Trainer
 from heartbeat.card import card_truth_table as card_truth_table
 from heartbeat.catalog import Catalog, Instance
 from heartbeat.dataset import DatasetStats
+from heartbeat.durations import about
 from heartbeat.gate import Thresholds
 from heartbeat.job import FineTuneJob
 from heartbeat.scout import ModelShape
@@ -224,15 +225,15 @@ def _warnings_of(first: Candidate, request: Request) -> list[str]:
     name = first.instance_type
     if first.hours is None:
         found.append(f"{name}: nothing is known of its speed, so hours and dollars are not either")
-    elif first.confidence == "scaled":
+    elif first.confidence == "scaled" and first.hours_low is not None and first.hours_high is not None:
         found.append(
             f"{name}: hours are scaled from another GPU or model, not measured: "
-            f"{first.hours_low:.1f} to {first.hours_high:.1f} h"
+            f"{about(first.hours_low * 3600)} to {about(first.hours_high * 3600)}"
         )
     if first.hours_high is not None and first.hours_high * 3600 > first.max_runtime_seconds:
         found.append(
-            f"{name}: at worst the run takes {first.hours_high:.1f} h and is stopped after "
-            f"{first.max_runtime_seconds / 3600:.1f} h with the adapter of its last step"
+            f"{name}: at worst the run takes {about(first.hours_high * 3600)} and is stopped after "
+            f"{about(first.max_runtime_seconds)} with the adapter of its last step"
         )
     if first.usd_per_hour is None:
         found.append(f"{name}: its price is unknown")

@@ -12,7 +12,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from heartbeat import charts
+from heartbeat import charts, durations
 
 PARTS = ("plan", "dataset", "metrics", "gate", "acceptance")
 """Names of the JSON files in a run's folder that the page is made of."""
@@ -81,7 +81,9 @@ def _figures(record: Record) -> str:
         tokens = f"{metrics.get('tokens_trained', 0):,.0f} tokens"
         cards.append(("speed", f"{metrics['tokens_per_second']:,.0f} tok/s", tokens))
     if training.get("billable_seconds"):
-        cards.append(("billed", _duration(training["billable_seconds"]), str(training.get("instance_type", ""))))
+        cards.append(
+            ("billed", durations.exactly(training["billable_seconds"]), str(training.get("instance_type", "")))
+        )
     body = "".join(
         f'<div class="card"><div class="label">{_text(label)}</div><div class="value">{_text(value)}</div>'
         f'<div class="note">{_text(note)}</div></div>'
@@ -130,7 +132,7 @@ def _plan(plan: Record | None) -> str:
             item.get("instance_type"),
             item.get("mode"),
             _number(item.get("gpu_memory_needed_gib"), "{:.1f} GiB"),
-            _number(item.get("hours"), "{:.2f} h"),
+            "unknown" if item.get("hours") is None else durations.about(item["hours"] * 3600),
             _number(item.get("usd_on_demand"), "${:,.2f}"),
             item.get("confidence"),
         ]
@@ -198,8 +200,3 @@ def _number(value: float | None, form: str) -> str:
 
 def _percent(change: float) -> str:
     return f"{100 * change:+.0f}%"
-
-
-def _duration(seconds: float) -> str:
-    hours, rest = divmod(int(seconds), 3600)
-    return f"{hours} h {rest // 60:02} min" if hours else f"{rest // 60} min {rest % 60:02} s"

@@ -30,7 +30,7 @@ def assert_failed(cloud: Cloud, outcome: Outcome, error: str, *says: str) -> Non
         ({"hyperparameters": {"LORA_R": -1}}, "InputInvalid", "LORA_R=-1"),
         ({"instance_types": ["ml.p4d.25xlarge"]}, "InputInvalid", "ml.p4d.24xlarge"),
         ({"budget_usd": 0.01}, "PlanRefused", "$"),
-        ({"max_runtime_seconds": 30}, "PlanRefused", "30"),
+        ({"max_runtime_seconds": 30}, "PlanRefused", "over the clock of 30 s"),
     ],
 )
 def test_bad_input_fails_in_seconds(cloud: Cloud, given: dict[str, Any], error: str, says: str) -> None:
