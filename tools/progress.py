@@ -54,7 +54,7 @@ def run_step(
         except OSError as error:
             raise StepError(f"{title}: {command[0]} could not be started: {error}") from None
         assert process.stdout is not None
-        with line:
+        with process, line:
             try:
                 for text in process.stdout:
                     written.write(text)

@@ -44,17 +44,16 @@ def run_quietly(*arguments: str, environment: Mapping[str, str], log: Path, tell
             start_new_session=True,
         )
         assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                written.write(line)
-                if stage := _stage(line):
-                    tell(stage)
-            process.wait()
-        except BaseException:
-            # It has children of its own (the app, its Node): end them all.
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait()
-            raise
+        with process:
+            try:
+                for line in process.stdout:
+                    written.write(line)
+                    if stage := _stage(line):
+                        tell(stage)
+            except BaseException:
+                # It has children of its own (the app, its Node): end them all.
+                os.killpg(process.pid, signal.SIGTERM)
+                raise
     if process.returncode:
         raise Failed(f"cdk {arguments[0]} failed. The end of its log:\n{tail(log)}\nAll of it: {log}")
 

@@ -43,8 +43,10 @@ class Embedded:
         while self.is_running():
             if time.monotonic() > deadline:
                 os.kill(self.pid, signal.SIGKILL)
-            _reap(self.pid)
+            if child := _CHILDREN.get(self.pid):
+                child.poll()  # a child that has ended is there until it is asked for
             time.sleep(0.05)
+        _forget(_CHILDREN.pop(self.pid, None))
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self)))
@@ -81,21 +83,23 @@ def start(root: Path, log: Path, *, keep: bool) -> Embedded:
     while time.monotonic() < deadline and process.poll() is None:
         word, _, url = ready.read_text().strip().partition(" ")
         if word == "ready" and url:
-            _RUNNING[process.pid] = process
+            _CHILDREN[process.pid] = process
             return Embedded(url=url, pid=process.pid)
         time.sleep(0.05)
     process.kill()
-    process.wait()
+    _forget(process)
     raise Failed(f"the embedded AWS did not start. The end of its log:\n{tail(log)}\nAll of it: {log}")
 
 
-_RUNNING: dict[int, subprocess.Popen[bytes]] = {}
-"""Children of this process; their standard input must stay open as long as they are to run."""
+_CHILDREN: dict[int, subprocess.Popen[bytes]] = {}
+"""Servers that this process started; their standard input must stay open as long as they are to run."""
 
 
-def _reap(pid: int) -> None:
-    if process := _RUNNING.get(pid):
-        process.poll()
+def _forget(child: subprocess.Popen[bytes] | None) -> None:
+    if child:
+        child.wait()
+        if child.stdin:
+            child.stdin.close()
 
 
 def scrubbed(environment: Mapping[str, str]) -> dict[str, str]:

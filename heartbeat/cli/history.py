@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -117,7 +118,9 @@ def said(cause: str | None) -> str:
 
 
 def short(error: str) -> str:
-    """`Ecr.ImageNotFoundException` -> `image not found`."""
-    name = error.rsplit(".", 1)[-1].removesuffix("Exception")
-    words = "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in name).strip()
-    return words or error
+    """`Ecr.ImageNotFoundException` -> `image not found`; "" for an error whose name says nothing."""
+    service, _, name = error.rpartition(".")
+    name = name.removesuffix("Exception")
+    if name == "TaskFailed" or (service and name.endswith(service)):
+        return ""
+    return re.sub(r"(?<!^)(?=[A-Z][a-z])", " ", name).lower()

@@ -128,7 +128,7 @@ def note(row: Row, run: Run) -> str:
         return run.training.progress.instance_type
     parts = [run.notes.get(row.name, "")]
     if row.error and not row.running:
-        parts.append(row.why or short(row.error))
+        parts.append(short(row.error) or row.why)
     if row.tries > 1 and row.name != "Wait for endpoint":
         parts.append(f"{row.tries} tries")
     return ", ".join(part for part in parts if part)
