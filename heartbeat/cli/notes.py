@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from heartbeat.cli import screen
+from heartbeat.durations import about
 
 Found = Mapping[str, Any]
 
@@ -20,7 +21,7 @@ def plan(found: Found) -> str:
     if not found["candidates"]:
         return ""
     first, *others = found["candidates"]
-    hours = "unknown time" if first["hours"] is None else f"{first['hours']:.1f} h"
+    hours = "unknown time" if first["hours"] is None else about(first["hours"] * 3600)
     parts = [first["instance_type"], first["mode"], hours, screen.usd(first["usd_on_demand"])]
     return ", ".join(parts) + (f" (first of {len(others) + 1})" if others else "")
 

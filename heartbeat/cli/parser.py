@@ -130,6 +130,12 @@ def _plan(commands: _Commands[Parser]) -> None:
     _limits(parser)
     parser.add_argument("--all-instances", action="store_true", help="the whole catalogue, cheapest first")
     parser.add_argument(
+        "--trainer",
+        choices=("this", "nf4"),
+        default="this",
+        help="this version's, which keeps bf16 weights whole on one GPU, or the 4-bit one that is being built",
+    )
+    parser.add_argument(
         "--base-model", type=Path, metavar="FOLDER", help="checkpoint to plan for (default: Llama 4 Scout)"
     )
     parser.add_argument("--card", action="store_true", help="hold the model card's claims against arithmetic, and end")

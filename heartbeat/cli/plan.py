@@ -14,15 +14,21 @@ from rich.table import Table
 from rich.text import Text
 
 from heartbeat import catalog, dataset
-from heartbeat.candidates import Candidate
+from heartbeat.candidates import THIS_TRAINER, Candidate, Trainer
 from heartbeat.card import card_truth_table
 from heartbeat.cli import screen, source
 from heartbeat.cli.errors import UserError
+from heartbeat.durations import about
 from heartbeat.execution import MAX_RUNTIME_SECONDS
 from heartbeat.job import FineTuneJob, resolve
 from heartbeat.plan import Plan, plan_run, plan_serving
 from heartbeat.scout import SCOUT, ModelShape
 from heartbeat.serving_plan import ServingPlan
+
+_OTHER_TRAINER = (
+    "This version's trainer keeps the weights whole, in bf16, on one GPU. --trainer nf4 plans for the 4-bit trainer"
+    " that is being built."
+)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -47,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
             max_runtime_seconds=job.max_runtime_seconds,
             budget_usd=_budget(arguments.budget),
             use_spot=arguments.spot,
+            trainer=THIS_TRAINER if arguments.trainer == "this" else Trainer(),
         )
 
     plan = on(_by_price(on(list(known.instances)))) if _all(arguments) else on(source.instances(arguments.instances))
@@ -56,6 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(record, indent=1))
     else:
         _show(arguments.dataset, shape, job, plan, serving)
+        if not plan.feasible and arguments.trainer == "this":
+            _paragraph("!", "yellow", _OTHER_TRAINER)
     return 0 if plan.feasible else 1
 
 
@@ -110,11 +119,13 @@ def _budget(usd: float | None) -> float | None:
 def _show(name: str, shape: ModelShape, job: FineTuneJob, plan: Plan, serving: ServingPlan) -> None:
     tokens = f"{plan.tokens_per_step:,.0f} tokens"
     screen.say(
-        f"{name} on a model of {shape.total_parameters / 1e9:.3g} B parameters: {job.max_steps} steps of"
+        f"{name} on a model of {_count(shape.total_parameters)} parameters: {job.max_steps} steps of"
         f" {job.global_batch_size} rows, about {tokens} each; {plan.passes:,.1f} passes"
     )
     screen.say()
     screen.console().print(_table(plan))
+    for rejection in plan.rejected if plan.feasible else ():
+        _paragraph("✗", "red", f"{rejection.instance_type}: {'; '.join(rejection.reasons)}")
     if plan.refusal:
         _paragraph("✗", "bold red", plan.refusal[0].upper() + plan.refusal[1:])
     for warning in plan.warnings:
@@ -126,10 +137,15 @@ def _show(name: str, shape: ModelShape, job: FineTuneJob, plan: Plan, serving: S
         screen.say(f"  The endpoint then needs {serving.instance_type} ({serving.weight_format}): {cost}")
 
 
+def _count(parameters: int) -> str:
+    """`109 B`, `4.44 M`."""
+    return f"{parameters / 1e9:.3g} B" if parameters >= 1e9 else f"{parameters / 1e6:.3g} M"
+
+
 def _table(plan: Plan) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for title, justify in _COLUMNS:
-        table.add_column(title, justify="right" if justify else "left", no_wrap=title not in {_LAST})
+        table.add_column(title, justify="right" if justify else "left", no_wrap=True)
     for number, candidate in enumerate(plan.candidates):
         chosen = number == 0
         mark = Text("→" if chosen else " ", style="green")
@@ -138,29 +154,27 @@ def _table(plan: Plan) -> Table:
     for candidate in plan.considered:
         rejection = by_type.get(candidate.instance_type)
         if rejection and rejection.mode == candidate.mode:
-            reason = Text("; ".join(rejection.reasons), style="yellow")
-            table.add_row(Text("✗", style="red"), *_cells(candidate), reason)
+            table.add_row(Text("✗", style="red"), *_cells(candidate), candidate.confidence, style="dim")
     return table
 
 
-_LAST = "figures are, or why not"
 _COLUMNS: Sequence[tuple[str, bool]] = (
     ("", False),
     ("instance", False),
     ("GPUs", False),
     ("mode", False),
-    ("GiB a GPU", True),
-    ("hours", True),
-    ("on demand", True),
-    (_LAST, False),
+    ("GiB/GPU", True),
+    ("time", True),
+    ("price", True),
+    ("figures", False),
 )
 
 
 def _cells(candidate: Candidate) -> list[str]:
-    hours = "unknown" if candidate.hours is None else f"{candidate.hours:.1f}"
+    hours = "unknown" if candidate.hours is None else about(candidate.hours * 3600)
     return [
         candidate.instance_type,
-        f"{candidate.num_gpus} x {candidate.gpu}",
+        f"{candidate.num_gpus} {candidate.gpu}",
         candidate.mode,
         f"{candidate.gpu_memory_needed_gib:.1f} / {candidate.gpu_memory_gib:.0f}",
         hours,
