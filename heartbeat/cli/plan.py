@@ -124,6 +124,7 @@ def _show(name: str, shape: ModelShape, job: FineTuneJob, plan: Plan, serving: S
     )
     screen.say()
     screen.console().print(_table(plan))
+    screen.say("  ~ is scaled from a measured GPU; ✗ cannot run it")
     for rejection in plan.rejected if plan.feasible else ():
         _paragraph("✗", "red", f"{rejection.instance_type}: {'; '.join(rejection.reasons)}")
     if plan.refusal:
@@ -149,12 +150,12 @@ def _table(plan: Plan) -> Table:
     for number, candidate in enumerate(plan.candidates):
         chosen = number == 0
         mark = Text("→" if chosen else " ", style="green")
-        table.add_row(mark, *_cells(candidate), candidate.confidence, style="bold" if chosen else "")
+        table.add_row(mark, *_cells(candidate), style="bold" if chosen else "")
     by_type = {rejection.instance_type: rejection for rejection in plan.rejected}
     for candidate in plan.considered:
         rejection = by_type.get(candidate.instance_type)
         if rejection and rejection.mode == candidate.mode:
-            table.add_row(Text("✗", style="red"), *_cells(candidate), candidate.confidence, style="dim")
+            table.add_row(Text("✗", style="red"), *_cells(candidate), style="dim")
     return table
 
 
@@ -166,12 +167,12 @@ _COLUMNS: Sequence[tuple[str, bool]] = (
     ("GiB/GPU", True),
     ("time", True),
     ("price", True),
-    ("figures", False),
 )
 
 
 def _cells(candidate: Candidate) -> list[str]:
-    hours = "unknown" if candidate.hours is None else about(candidate.hours * 3600)
+    guess = "~" if candidate.confidence == "scaled" else ""
+    hours = "unknown" if candidate.hours is None else guess + about(candidate.hours * 3600)
     return [
         candidate.instance_type,
         f"{candidate.num_gpus} {candidate.gpu}",
