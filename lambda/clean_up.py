@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -16,6 +17,12 @@ from botocore.exceptions import ClientError
 
 import aws
 from heartbeat.execution import run_id
+
+IN_PROGRESS = frozenset({"Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting"})
+PATIENCE_SECONDS = 780
+"""How long to wait for an endpoint that SageMaker refuses to delete yet; the function's limit is 15 minutes. After
+that the call fails, and Lambda calls it again: three times in all, longer than SageMaker lets a start take."""
+POLL_SECONDS = 5
 
 # SageMaker has no error code of its own for a thing that is not there.
 _GONE = ("Could not find", "Requested resource not found")
@@ -52,7 +59,7 @@ def clean(
     stem, done = run_id(aws.environment(), execution_arn), Done()
     name = endpoint_name or os.environ["ENDPOINT_NAME"]
     _stop_jobs(stem, done)
-    endpoint = _endpoint_of(name, stem)
+    endpoint = _settled(name, stem)
     if endpoint and previous_config:
         aws.client("sagemaker").update_endpoint(EndpointName=name, EndpointConfigName=previous_config)
         done.rolled_back = True
@@ -75,6 +82,16 @@ def _stop_jobs(stem: str, done: Done) -> None:
         for job in page["TrainingJobSummaries"]:
             sagemaker.stop_training_job(TrainingJobName=job["TrainingJobName"])
             done.actions.append(f"training job {job['TrainingJobName']} stopped")
+
+
+def _settled(name: str, stem: str) -> dict[str, Any] | None:
+    """The endpoint, if it is this run's, once SageMaker is done with it: until then it refuses to delete it."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while (found := _endpoint_of(name, stem)) and found["EndpointStatus"] in IN_PROGRESS:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"endpoint {name} is still {found['EndpointStatus']}")
+        time.sleep(POLL_SECONDS)
+    return found
 
 
 def _endpoint_of(name: str, stem: str) -> dict[str, Any] | None:

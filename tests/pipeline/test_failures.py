@@ -131,11 +131,12 @@ def test_stopping_the_execution_stops_the_job(cloud: Cloud) -> None:
     assert {job["TrainingJobStatus"] for job in cloud.jobs(outcome.stem)} <= {"Stopped"}
 
 
-def test_stopping_the_execution_takes_down_its_endpoint(cloud: Cloud, fresh_endpoint: str) -> None:
+@pytest.mark.parametrize("state", ["Wait for endpoint", "Acceptance check"])
+def test_stopping_the_execution_takes_down_its_endpoint(cloud: Cloud, fresh_endpoint: str, state: str) -> None:
     """The rule on aborted executions does it: a stopped state machine runs no further state."""
     cloud.server.set_faults(endpoint={"delay_seconds": 20})
     arn = cloud.start(hyperparameters=QUICK)
-    cloud.wait_for_state(arn, "Acceptance check")
+    cloud.wait_for_state(arn, state)
     cloud.client("stepfunctions").stop_execution(executionArn=arn)
     outcome = cloud.wait(arn)
     deadline = time.monotonic() + 60
