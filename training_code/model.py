@@ -20,6 +20,7 @@ from torch import nn
 
 from training_code.environment import read_json_object
 from training_code.errors import TrainingError
+from training_code.experts import route_sparsely
 
 if TYPE_CHECKING:
     from transformers import Llama4ForCausalLM
@@ -73,6 +74,7 @@ def load_base(folder: Path, device: torch.device, dtype: torch.dtype) -> Llama4F
         setattr(model.get_submodule(owner), attribute, nn.Parameter(tensor, requires_grad=False))
     # Its frequencies are computed, not stored: the meta device has none.
     model.model.rotary_emb = Llama4TextRotaryEmbedding(config=config).to(device)
+    route_sparsely(model)
     return model.eval()
 
 
