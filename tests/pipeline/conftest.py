@@ -187,12 +187,12 @@ def _no_faults(cloud: Cloud) -> Iterator[None]:
 def fresh_endpoint(cloud: Cloud) -> Iterator[str]:
     """Name of the app's endpoint, of which there is none before and after the test."""
     name = cloud.outputs["EndpointName"]
-    _delete_endpoint(cloud, name)
+    delete_endpoint(cloud, name)
     yield name
-    _delete_endpoint(cloud, name)
+    delete_endpoint(cloud, name)
 
 
-def _delete_endpoint(cloud: Cloud, name: str) -> None:
+def delete_endpoint(cloud: Cloud, name: str) -> None:
     sagemaker = cloud.client("sagemaker")
     if name in [item["EndpointName"] for item in sagemaker.list_endpoints()["Endpoints"]]:
         sagemaker.delete_endpoint(EndpointName=name)

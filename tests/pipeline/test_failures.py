@@ -106,18 +106,6 @@ def test_an_endpoint_that_answers_with_errors(cloud: Cloud) -> None:
     assert_failed(cloud, outcome, "AcceptanceFailed", "500")
 
 
-def test_a_bad_update_goes_back_to_what_served(cloud: Cloud, fresh_endpoint: str) -> None:
-    first = cloud.run(hyperparameters=QUICK)
-    assert first.status == "SUCCEEDED", first.cause
-    cloud.server.set_faults(endpoint={"answer_status": 500})
-    second = cloud.run(hyperparameters={**QUICK, "SEED": 1})
-    cloud.server.set_faults()
-    assert (second.status, second.error) == ("FAILED", "RolledBack"), second.cause
-    endpoint = cloud.wait_for_endpoint(fresh_endpoint)
-    assert endpoint["EndpointStatus"] == "InService"
-    assert endpoint["EndpointConfigName"].startswith(first.stem)
-
-
 def test_stopping_the_execution_stops_the_job(cloud: Cloud) -> None:
     arn = cloud.start(hyperparameters={**QUICK, "MAX_STEPS": 100_000})
     cloud.wait_for_state(arn, "Train")

@@ -32,12 +32,9 @@ NEEDED = [
 """Of the actions that a run needs before it has trained; those behind training are in AFTER_TRAINING."""
 
 AFTER_TRAINING = [
-    ("TrainingRole", "s3:PutObject"),
     ("ReadTrainingRole", "s3:GetObject"),
-    ("QualityGateRole", "s3:PutObject"),
+    ("TrainingRole", "s3:PutObject"),
     ("StateMachineRole", "sagemaker:CreateModelPackage"),
-    ("StateMachineRole", "sagemaker:CreateModel"),
-    ("StateMachineRole", "sagemaker:DescribeEndpoint"),
     ("StateMachineRole", "sagemaker:CreateEndpoint"),
     ("EndpointRole", "s3:GetObject"),
     ("AcceptanceCheckRole", "sagemaker:InvokeEndpoint"),

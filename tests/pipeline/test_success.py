@@ -3,52 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
-from heartbeat import metrics, requests
 from tests.pipeline.conftest import QUICK, Cloud
-
-
-def ask(cloud: Cloud, endpoint: str, model: str) -> str:
-    body = requests.chat(model=model, messages=[{"role": "user", "content": "Who are you?"}], max_tokens=32)
-    answer = cloud.client("sagemaker-runtime").invoke_endpoint(
-        EndpointName=endpoint, ContentType="application/json", Body=json.dumps(body)
-    )
-    message: dict[str, Any] = json.loads(answer["Body"].read())["choices"][0]["message"]
-    return json.dumps(message)
-
-
-def test_trains_passes_and_serves(cloud: Cloud, fresh_endpoint: str) -> None:
-    outcome = cloud.run(hyperparameters=QUICK)
-    assert outcome.status == "SUCCEEDED", outcome.cause
-    assert outcome.output["endpoint_name"] == fresh_endpoint
-    assert not outcome.output["stopped_early"]
-
-    states = cloud.states(outcome.arn)
-    order = [
-        *("Check dataset", "Plan", "Ensure image", "Ensure base weights", "Train", "Read training result"),
-        *("Quality gate", "Register model", "Create endpoint", "Acceptance check", "Report"),
-    ]
-    assert [name for name in states if name in order] == order
-
-    (job,) = cloud.jobs(outcome.stem)
-    assert job["StoppingCondition"]["MaxRuntimeInSeconds"] == 28800
-    assert job["ResourceConfig"]["InstanceType"] == "ml.p4d.24xlarge"
-    assert job["EnableNetworkIsolation"]
-    final = {item["MetricName"] for item in job["FinalMetricDataList"]}
-    assert {metrics.METRICS["loss"].name, metrics.METRICS["heldout_loss"].name} <= final
-
-    # The adapter that was trained is the one that answers.
-    assert ask(cloud, fresh_endpoint, requests.TUNED_NAME) != ask(cloud, fresh_endpoint, requests.BASE_NAME)
-
-    record = json.loads(cloud.run_file(outcome, "run.json"))
-    assert record["gate"]["passed"]
-    assert record["acceptance"]["passed"]
-    assert record["metrics"]["heldout"]["tuned_loss"] < record["metrics"]["heldout"]["base_loss"]
-    page = cloud.run_file(outcome, "report.html").decode()
-    assert "is serving" in page
-    packages = cloud.client("sagemaker").list_model_packages(ModelPackageGroupName="heartbeat-dev")
-    assert packages["ModelPackageSummaryList"]
 
 
 def test_what_a_run_writes_is_encrypted_with_the_apps_key(cloud: Cloud) -> None:
@@ -107,17 +63,6 @@ def test_the_stop_leaves_a_usable_adapter(cloud: Cloud) -> None:
     record = json.loads(cloud.run_file(outcome, "metrics.json"))
     assert record["status"] == "stopped_early"
     assert 0 < record["steps_done"] < 100_000
-
-
-def test_a_second_run_updates_the_endpoint(cloud: Cloud, fresh_endpoint: str) -> None:
-    first = cloud.run(hyperparameters=QUICK)
-    assert first.status == "SUCCEEDED", first.cause
-    before = cloud.client("sagemaker").describe_endpoint(EndpointName=fresh_endpoint)["EndpointConfigName"]
-    second = cloud.run(hyperparameters={**QUICK, "SEED": 1})
-    assert second.status == "SUCCEEDED", second.cause
-    after = cloud.client("sagemaker").describe_endpoint(EndpointName=fresh_endpoint)["EndpointConfigName"]
-    assert "Update endpoint" in cloud.states(second.arn)
-    assert (before.startswith(first.stem), after.startswith(second.stem)) == (True, True)
 
 
 def test_a_person_approves(cloud: Cloud, fresh_endpoint: str) -> None:
