@@ -48,9 +48,9 @@ synth: environment ## The CloudFormation templates, in cdk.out
 deploy: environment ## Deploy to the AWS account of your credentials (ENVIRONMENT=prod for another environment)
 	$(CDK) deploy --all -c environment=$(ENVIRONMENT)
 
-destroy: environment ## End what bills, then remove the stacks (ENVIRONMENT=…)
-	$(BIN)/python -m heartbeat destroy --environment $(ENVIRONMENT)
-	$(CDK) destroy --all -c environment=$(ENVIRONMENT)
+destroy: environment ## End what bills, then remove the stacks (ENVIRONMENT=…; YES=1 does not ask)
+	$(BIN)/python -m heartbeat destroy --environment $(ENVIRONMENT) $(if $(YES),--yes)
+	$(CDK) destroy --all -c environment=$(ENVIRONMENT) $(if $(YES),--force)
 
 clean: ## Remove what builds and tests leave
 	rm -rf .build cdk.out .mypy_cache .ruff_cache .pytest_cache .hypothesis

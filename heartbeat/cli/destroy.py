@@ -12,12 +12,16 @@ from functools import partial
 from botocore.exceptions import ClientError
 
 from heartbeat.cli import executions, screen
-from heartbeat.cli.account import App, client, connect, where
+from heartbeat.cli.account import App, client, connect, is_local, where
 from heartbeat.cli.errors import Failed, UserError
 from heartbeat.cli.status import endpoints, training_jobs
+from heartbeat.cli.watch import AWS_SECONDS, LOCAL_SECONDS
 
-_GONE = ("Could not find", "does not exist", "not found")
+_GONE = ("Could not find", "does not exist", "not found", "training job is in status")
+"""Of what ended by itself between the look and the call."""
 _STOP_SECONDS = 300
+_ENDPOINT_SECONDS = 3600
+_BUSY = frozenset({"Creating", "Updating", "SystemUpdating", "RollingBack"})
 
 RUN = "run"
 
@@ -66,7 +70,7 @@ def actions(app: App) -> Iterator[Action]:
     for job in training_jobs(app.environment):
         yield Action("training job", job.name, partial(sagemaker.stop_training_job, TrainingJobName=job.name))
     for endpoint in endpoints(app.environment):
-        yield Action("endpoint", endpoint.name, partial(sagemaker.delete_endpoint, EndpointName=endpoint.name))
+        yield Action("endpoint", endpoint.name, partial(_delete_endpoint, endpoint.name))
     stem = f"hb-{app.environment}-"
     for name in _names("list_endpoint_configs", "EndpointConfigs", "EndpointConfigName", NameContains=stem):
         yield Action("endpoint configuration", name, partial(sagemaker.delete_endpoint_config, EndpointConfigName=name))
@@ -77,6 +81,20 @@ def actions(app: App) -> Iterator[Action]:
     for arn in _names("list_model_packages", "ModelPackageSummaryList", "ModelPackageArn", ModelPackageGroupName=group):
         name = arn.split("/", 1)[-1]
         yield Action("registered model", name, partial(sagemaker.delete_model_package, ModelPackageName=arn))
+
+
+def _delete_endpoint(name: str) -> None:
+    """Deletes an endpoint. SageMaker refuses it while one is made or changed, so that is waited for."""
+    sagemaker, deadline, told = client("sagemaker"), time.monotonic() + _ENDPOINT_SECONDS, False
+    while (status := sagemaker.describe_endpoint(EndpointName=name)["EndpointStatus"]) in _BUSY:
+        if time.monotonic() > deadline:
+            raise Failed(f"endpoint {name} is still {status} after {screen.duration(_ENDPOINT_SECONDS)}; it bills")
+        if not told:
+            screen.say(f"  … endpoint {name} is {status}: it can be deleted after that")
+        told = True
+        time.sleep(LOCAL_SECONDS if is_local() else AWS_SECONDS)
+    if status != "Deleting":
+        sagemaker.delete_endpoint(EndpointName=name)
 
 
 def _names(operation: str, items: str, name: str, **chosen: str) -> list[str]:

@@ -59,7 +59,7 @@ class Watch:
 
     def __post_init__(self) -> None:
         self.training = TrainingLog(self.app, self.arn)
-        self._folder = layout.Run(executions.name_of(self.arn))
+        self.name = executions.name_of(self.arn)
 
     def follow(self, view: View) -> dict[str, Any]:
         """Looks again and again, until the run has ended."""
@@ -97,7 +97,7 @@ class Watch:
 
     def _note(self, file: str, describe: Any) -> str:
         try:
-            found = self.app.read_json(self._folder.prefix + file)
+            found = self.app.read_json(layout.Run(self.name).prefix + file)
             return describe(found) if found else ""
         except (ClientError, KeyError, TypeError, ValueError):
             return ""  # a remark beside a state: a file that cannot be read is none

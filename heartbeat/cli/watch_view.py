@@ -20,13 +20,16 @@ from heartbeat.cli.history import History, Row, short
 from heartbeat.cli.training_log import Progress, TrainingLog
 
 BAR_WIDTH = 24
-_PLAIN_TRAINING_SECONDS = 10.0
+_PLAIN_SECONDS = 10.0
+_PATIENCE_SECONDS = 5.0
 _REDRAW_SECONDS = 0.1
 
 
 class Run(Protocol):
     """What a view looks at."""
 
+    @property
+    def name(self) -> str: ...
     @property
     def history(self) -> History: ...
     @property
@@ -101,16 +104,17 @@ class PlainView(View):
     def __init__(self) -> None:
         super().__init__()
         self._said = ""
-        self._said_at = 0.0
+        self._said_at = -_PLAIN_SECONDS
 
-    def show_current(self, row: Row | None, run: Run, now: datetime) -> None:  # noqa: ARG002
-        if row is None or row.name != "Train" or not row.running:
+    def show_current(self, row: Row | None, run: Run, now: datetime) -> None:
+        # Only of what one has to wait for.
+        if row is None or not row.running or row.seconds(now) < _PATIENCE_SECONDS:
             return
-        text = training_text(run.training.progress)
-        if text == self._said or time.monotonic() - self._said_at < _PLAIN_TRAINING_SECONDS:
-            return
-        self._said, self._said_at = text, time.monotonic()
-        screen.say(f"  … Train  {text}")
+        about = training_text(run.training.progress) if row.name == "Train" else note(row, run)
+        text = f"  … {row.name}  {about}".rstrip()
+        if text != self._said and time.monotonic() - self._said_at >= _PLAIN_SECONDS:
+            self._said, self._said_at = text, time.monotonic()
+            screen.say(text)
 
     def wait(self, seconds: float, run: Run) -> None:  # noqa: ARG002
         time.sleep(seconds)
@@ -126,6 +130,8 @@ def note(row: Row, run: Run) -> str:
     """What is said beside a state."""
     if row.name == "Train" and row is run.history.row("Train"):
         return run.training.progress.instance_type
+    if row.name == "Wait for approval" and row.running:
+        return f"to decide: python -m heartbeat approve {run.name} [--reject]"
     parts = [run.notes.get(row.name, "")]
     if row.error and not row.running:
         parts.append(short(row.error) or row.why)

@@ -105,7 +105,7 @@ def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
 
 def test_an_environment_of_another_python_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Path] = []
-    monkeypatch.setattr(environment.venv, "create", lambda folder, **_: made.append(folder))
+    monkeypatch.setattr("venv.create", lambda folder, **_: made.append(folder))
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "pip").touch()
     config = tmp_path / "pyvenv.cfg"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from heartbeat.cli import account, main
+from heartbeat.execution import run_id
 from tests.pipeline.conftest import QUICK, Cloud
 from tests.training import tiny
 
@@ -67,15 +68,9 @@ def test_a_run_from_a_file_to_an_answer_and_its_end(
     assert cloud.client("sagemaker").list_endpoints()["Endpoints"]
     assert main(["destroy", "--yes"]) == 0
     assert f"endpoint {fresh_endpoint} ended" in capsys.readouterr().out
-    assert not cloud.left_behind(cloud_stem(arn))
+    assert not cloud.left_behind(run_id("dev", arn))
     assert main(["status"]) == 0
     assert "Nothing of environment dev bills" in capsys.readouterr().out
-
-
-def cloud_stem(arn: str) -> str:
-    from heartbeat.execution import run_id
-
-    return run_id("dev", arn)
 
 
 def test_destroy_ends_a_run_in_progress_first(
@@ -86,11 +81,11 @@ def test_destroy_ends_a_run_in_progress_first(
     assert main(["destroy", "--yes"]) == 0
     assert "✓ run " in capsys.readouterr().out
     assert cloud.wait(arn).status == "ABORTED"
-    assert not [job for job in cloud.jobs(cloud_stem(arn)) if job["TrainingJobStatus"] == "InProgress"]
+    assert not [job for job in cloud.jobs(run_id("dev", arn)) if job["TrainingJobStatus"] == "InProgress"]
     assert fresh_endpoint not in str(cloud.client("sagemaker").list_endpoints()["Endpoints"])
 
 
-def test_a_refused_run_is_explained_and_ends_with_1(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refused_run_is_explained_and_ends_with_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--instances", "ml.p3.8xlarge", *SETTINGS]) == 1
     shown = capsys.readouterr().out
     assert "✗ Plan" in shown
@@ -104,13 +99,12 @@ def test_a_refused_run_is_explained_and_ends_with_1(cloud: Cloud, capsys: pytest
         (["watch", "nobody"], "there is no run 'nobody'; the latest are:"),
         (["status", "--environment", "prod"], "there is no stack HeartBeat-prod-Pipeline"),
         (["run", "MAX_STEPS=0"], "MAX_STEPS=0 must be at least 1"),
-        (["run", "--endpoint", "theirs"], "endpoint_name='theirs' must begin with"),
+        (["run", "--endpoint", "theirs"], "endpoint_name='theirs' must be 'heartbeat-dev'"),
         (["chat", "--endpoint", "heartbeat-dev-none", "--once", "x"], "there is no endpoint heartbeat-dev-none"),
         (["check", "s3://no-such-bucket-here/x.jsonl"], "there is no object s3://no-such-bucket-here/x.jsonl"),
     ],
 )
-def test_a_mistake_is_one_line(words: list[str], said: str, cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cloud.outputs
+def test_a_mistake_is_one_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 2
     error = capsys.readouterr().err
     assert said in error
