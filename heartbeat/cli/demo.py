@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rich.table import Table
 from rich.text import Text
 
 from heartbeat import requests
@@ -147,8 +148,11 @@ def _ask(app: App, arn: str) -> None:
     screen.say("  A question that was held out of the training, through InvokeEndpoint:")
     screen.say()
     for who, text in ask(app, executions.name_of(arn), DATASET):
-        style = "bold" if who == requests.TUNED_NAME else ""
-        screen.say(Text.assemble(f"    {who:<10}", (text, style)))
+        said = Table.grid(padding=(0, 1))
+        said.add_column(width=13)
+        said.add_column(overflow="fold")
+        said.add_row(f"    {who}", Text(text, style="bold" if who == requests.TUNED_NAME else ""))
+        screen.console().print(said)
 
 
 def _say_how_to_use(server: Embedded) -> None:
