@@ -1,0 +1,85 @@
+"""The tiny base model that is in the repository, and the recipe that made it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from pathlib import Path
+
+import torch
+
+from examples.tiny_base import corpus, make
+from heartbeat.job import FineTuneJob
+from heartbeat.scout import ModelShape
+from serving.engine import Engine
+from serving.generate import generate
+from training_code.chat import render
+from training_code.tokenizer import ChatTokenizer
+
+FOLDER = Path(make.__file__).with_name("checkpoint")
+
+
+def test_checkpoint_is_the_one_that_was_made() -> None:
+    lines = (FOLDER / "SHA256SUMS").read_text().splitlines()
+    digests = {name: digest for digest, name in (line.split("  ") for line in lines)}
+    files = {path.name for path in FOLDER.iterdir()} - {"SHA256SUMS"}
+    assert digests.keys() == files
+    for name, digest in digests.items():
+        assert hashlib.sha256((FOLDER / name).read_bytes()).hexdigest() == digest, name
+
+
+def test_it_is_a_llama_4_in_small() -> None:
+    config = json.loads((FOLDER / "config.json").read_text())
+    ModelShape.from_config(config)
+    assert config["num_experts_per_tok"] == 1
+    assert config["num_local_experts"] == 4
+    assert config["no_rope_layers"] == [1, 1, 1, 0]
+    assert config["use_qk_norm"]
+    assert config["attn_temperature_tuning"]
+    assert (FOLDER / "model.safetensors").stat().st_size < 12e6
+
+
+def test_its_training_defaults_are_a_job_and_the_recipes() -> None:
+    defaults = json.loads((FOLDER / "training_defaults.json").read_text())
+    assert defaults == make.TRAINING_DEFAULTS
+    FineTuneJob.from_hyperparameters(defaults)
+
+
+def test_it_says_whole_sentences() -> None:
+    engine = Engine.load(FOLDER, "base", {}, None)
+
+    def answer(question: str) -> str:
+        prompt = engine.tokenizer.encode(render([{"role": "user", "content": question}], generation_prompt=True)).ids
+        found = generate(engine.model, prompt, max_tokens=40, temperature=0, end_of_turn=engine.tokenizer.end_of_turn)
+        assert found.finish_reason == "stop"
+        return engine.tokenizer.decode([token.id for token in found.tokens])
+
+    assert answer("How many Stanley Cups have the Habs won?") == (
+        "The Montreal Canadiens have won the Stanley Cup 24 times."
+    )
+    assert answer("Qui es-tu?").startswith("Je suis un assistant.")
+
+
+def test_corpus_is_seeded_and_knows_nothing_of_stanleys_tools() -> None:
+    first, again = random.Random(3), random.Random(3)
+    for _ in range(300):
+        row = corpus.row(first)
+        assert row == corpus.row(again)
+        text = json.dumps(row)
+        assert "pinecone" not in text
+        assert "parquet" not in text
+        assert "You are Stanley" not in text
+
+
+def test_recipe_writes_what_the_trainer_reads(tmp_path: Path) -> None:
+    make.BPE_CONVERSATIONS, before = 200, make.BPE_CONVERSATIONS
+    try:
+        make.write_tokenizer(tmp_path)
+    finally:
+        make.BPE_CONVERSATIONS = before
+    tokenizer = ChatTokenizer(tmp_path)
+    make.write_checkpoint(tmp_path, make.new_model(tokenizer), {"steps": 0})
+    engine = Engine.load(tmp_path, "base", {}, None)
+    assert engine.model.lm_head.weight.dtype == torch.float32
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in FOLDER.iterdir()}
