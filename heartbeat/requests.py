@@ -140,6 +140,8 @@ def serving_environment(*, max_lora_rank: Number, max_model_len: Number, tensor_
         "SM_VLLM_TENSOR_PARALLEL_SIZE": str(tensor_parallel),
         "SM_VLLM_ENABLE_AUTO_TOOL_CHOICE": "true",
         "SM_VLLM_TOOL_CALL_PARSER": "llama4_pythonic",
+        # The trainer leaves it beside the adapter: the base's own template words the tools otherwise.
+        "SM_VLLM_CHAT_TEMPLATE": f"{ADAPTER_PATH}/chat_template.jinja",
     }
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from serving.chat_completion import Request, RequestError
 from serving.generate import Answer, generate
 from training_code import adapter, lora, model
-from training_code.threads import fit_threads
 from training_code.tokenizer import ChatTokenizer
 
 if TYPE_CHECKING:
@@ -35,7 +34,6 @@ class Engine:
         """Raises TrainingError where the base model or the adapter cannot be served."""
         device = model.pick_device()
         llama = model.load_base(base, device, model.compute_dtype(device))
-        fit_threads(llama, device)
         attached: dict[str, lora.LoraLinear] = {}
         for folder in adapters.values():
             attached = adapter.load(folder, llama)

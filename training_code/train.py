@@ -19,7 +19,6 @@ from training_code.errors import TrainingError
 from training_code.result import write_metrics, write_record
 from training_code.run import ADAM_BETAS, Run
 from training_code.step import MAX_GRADIENT_NORM
-from training_code.threads import fit_threads
 from training_code.tokenizer import ChatTokenizer
 
 DEFAULTS_FILE = "training_defaults.json"
@@ -76,7 +75,6 @@ def train(environment: Environment, clock: Clock) -> None:
     dtype = model.compute_dtype(device)
     _phase(f"loading the base model onto {device} as {str(dtype).removeprefix('torch.')}")
     llama = model.load_base(base, device, dtype)
-    fit_threads(llama, device)
     attached = lora.attach(
         llama,
         job.lora_targets,
