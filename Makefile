@@ -28,7 +28,7 @@ demo-stop: ## End a demo that KEEP=1 left running
 	@$(BIN)/python -m heartbeat demo --stop
 
 test: lint ## Linter, types and tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: environment ## Linter, format and types
 	$(BIN)/ruff check

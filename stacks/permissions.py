@@ -29,6 +29,11 @@ def allow(
     return iam.PolicyStatement(actions=list(actions), resources=list(resources), conditions=conditions)
 
 
+def service(name: str) -> iam.ServicePrincipal:
+    """A service, for this account only: another account must not be able to make it use our role."""
+    return iam.ServicePrincipal(name, conditions={"StringEquals": {"aws:SourceAccount": Aws.ACCOUNT_ID}})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Buckets:
     """The two buckets and their key, as the roles see them."""
@@ -78,36 +83,36 @@ class Buckets:
 
 def training_role(scope: Construct, *, buckets: Buckets, repository: ecr.IRepository) -> iam.Role:
     """What SageMaker does for a training job: reads the inputs, writes the run's folder, logs, pulls the image."""
-    role = iam.Role(
+    return _sagemaker_role(
         scope,
-        "TrainingRole",
-        assumed_by=iam.ServicePrincipal("sagemaker.amazonaws.com"),
-        description="SageMaker training jobs of HeartBeat Engine",
-    )
-    for statement in (
+        "Training",
         *buckets.read_datasets(),
         *buckets.read(layout.BASE_MODELS, layout.CHECKPOINTS),
         *buckets.write(layout.RUNS, layout.CHECKPOINTS),
         *_logs_and_metrics("TrainingJobs"),
         *_pull(repository.repository_arn),
-    ):
-        role.add_to_policy(statement)
-    return role
+    )
 
 
 def endpoint_role(scope: Construct, *, buckets: Buckets, image_repository_arn: str) -> iam.Role:
     """What SageMaker does for an endpoint: reads base weights and adapters, logs, pulls the serving image."""
-    role = iam.Role(
+    return _sagemaker_role(
         scope,
-        "EndpointRole",
-        assumed_by=iam.ServicePrincipal("sagemaker.amazonaws.com"),
-        description="SageMaker endpoints of HeartBeat Engine",
-    )
-    for statement in (
+        "Endpoint",
         *buckets.read(layout.BASE_MODELS, layout.RUNS),
         *_logs_and_metrics("Endpoints"),
         *_pull(image_repository_arn),
-    ):
+    )
+
+
+def _sagemaker_role(scope: Construct, kind: str, *statements: iam.PolicyStatement) -> iam.Role:
+    role = iam.Role(
+        scope,
+        f"{kind}Role",
+        assumed_by=service("sagemaker.amazonaws.com"),
+        description=f"SageMaker {kind.lower()} of HeartBeat Engine",
+    )
+    for statement in statements:
         role.add_to_policy(statement)
     return role
 

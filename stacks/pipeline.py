@@ -193,7 +193,7 @@ class Pipeline(Stack):
         role = iam.Role(
             self,
             "StateMachineRole",
-            assumed_by=iam.ServicePrincipal("states.amazonaws.com"),
+            assumed_by=permissions.service("states.amazonaws.com"),
             description="State machine of HeartBeat Engine",
         )
         for statement in permissions.orchestration(

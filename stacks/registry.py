@@ -11,7 +11,7 @@ from aws_cdk import aws_logs as logs
 from aws_cdk import aws_s3_assets as s3_assets
 from constructs import Construct
 
-from stacks import bundling
+from stacks import bundling, permissions
 from stacks.nag import acknowledge
 from stacks.settings import Settings
 
@@ -106,10 +106,7 @@ class Registry(cdk.Stack):
 
     def _build_role(self) -> iam.Role:
         """Reads its source, pushes to its repository, writes its log: nothing else."""
-        codebuild_of_this_account = iam.ServicePrincipal(
-            "codebuild.amazonaws.com", conditions={"StringEquals": {"aws:SourceAccount": self.account}}
-        )
-        role = iam.Role(self, "BuildRole", assumed_by=codebuild_of_this_account)
+        role = iam.Role(self, "BuildRole", assumed_by=permissions.service("codebuild.amazonaws.com"))
         source = self._source.bucket.arn_for_objects(self._source.s3_object_key)
         statements = [
             (["s3:GetObject", "s3:GetObjectVersion"], source),
