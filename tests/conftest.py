@@ -1,10 +1,9 @@
 """What pytest must know before it collects: the project's own options."""
 
-from pathlib import Path
+from typing import Any
 
 import pytest
-
-ROOT = Path(__file__).parent
+from xdist.scheduler import LoadScopeScheduling
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -13,8 +12,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+class ByFolder(LoadScopeScheduling):  # type: ignore[misc]
     """Keeps each folder's tests in one worker: what they share (a deployed app, synthesised templates) is made once."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(item.path.relative_to(ROOT).parts[0]))
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid.split("::")[0].split("/")[1]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFolder:
+    return ByFolder(config, log)

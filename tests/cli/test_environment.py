@@ -39,7 +39,11 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return install
 
-    monkeypatch.setattr(environment, "make_virtual_environment", lambda folder: folder.mkdir(exist_ok=True))
+    def make(folder: Path) -> None:
+        (folder / "bin").mkdir(parents=True, exist_ok=True)
+        (folder / "bin" / "python").touch()
+
+    monkeypatch.setattr(environment, "make_virtual_environment", make)
     monkeypatch.setattr(environment, "install_python_packages", note("python", ".venv"))
     monkeypatch.setattr(environment, "install_node_packages", note("node", "node_modules"))
     return done
@@ -70,6 +74,14 @@ def test_a_changed_file_installs_what_hangs_on_it(
         file.write("\n")
     environment.make_environment(checkout)
     assert installed == again
+
+
+def test_an_environment_whose_python_has_gone_is_made_anew(checkout: Path, installed: list[str]) -> None:
+    environment.make_environment(checkout)
+    installed.clear()
+    (checkout / ".venv" / "bin" / "python").unlink()
+    environment.make_environment(checkout)
+    assert installed == ["python"]
 
 
 def test_another_node_installs_its_packages_anew(checkout: Path, installed: list[str]) -> None:
@@ -107,7 +119,8 @@ def test_an_environment_of_another_python_is_replaced(tmp_path: Path, monkeypatc
     made: list[Path] = []
     monkeypatch.setattr("venv.create", lambda folder, **_: made.append(folder))
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "pip").touch()
+    for name in ("pip", "python"):
+        (tmp_path / "bin" / name).touch()
     config = tmp_path / "pyvenv.cfg"
     config.write_text("version = 3.1.4\n")
     environment.make_virtual_environment(tmp_path)

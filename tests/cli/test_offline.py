@@ -12,6 +12,7 @@ from heartbeat.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 STANLEY = str(ROOT / "examples" / "stanley" / "stanley.jsonl")
+NF4 = ("--trainer", "nf4")  # the trainer that Scout fits
 TINY = str(ROOT / "examples" / "tiny_base" / "checkpoint")
 
 
@@ -66,14 +67,14 @@ def test_the_example_dataset_is_sound(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_plan_marks_the_chosen_instance(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", STANLEY, "--instances", "ml.g5.12xlarge,ml.p5.4xlarge", "MAX_STEPS=40"]) == 0
-    rows = [text for text in capsys.readouterr().out.splitlines() if " ml." in text and " x " in text]
+    assert main(["plan", STANLEY, *NF4, "--instances", "ml.g5.12xlarge,ml.p5.4xlarge", "MAX_STEPS=40"]) == 0
+    rows = [text for text in capsys.readouterr().out.splitlines() if " ml." in text and " GPU" not in text and "$" in text and "hour" not in text]
     assert ["→" in row for row in rows] == [True, False]
     assert "ml.g5.12xlarge" in rows[0]
 
 
 def test_plan_as_json_has_what_the_table_shows(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", STANLEY, "--json", "MAX_STEPS=40"]) == 0
+    assert main(["plan", STANLEY, *NF4, "--json", "MAX_STEPS=40"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["feasible"]
     assert plan["hyperparameters"]["MAX_STEPS"] == "40"
@@ -81,14 +82,14 @@ def test_plan_as_json_has_what_the_table_shows(capsys: pytest.CaptureFixture[str
 
 
 def test_all_instances_come_cheapest_first(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", STANLEY, "--all-instances", "--json", "MAX_STEPS=40"]) == 0
+    assert main(["plan", STANLEY, *NF4, "--all-instances", "--json", "MAX_STEPS=40"]) == 0
     prices = [candidate["usd_on_demand"] for candidate in json.loads(capsys.readouterr().out)["candidates"]]
     assert len(prices) > 5
     assert prices == sorted(prices)
 
 
 def test_a_refused_plan_says_why_and_what_would_do(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", STANLEY, "--instances", "ml.g6.xlarge"]) == 1
+    assert main(["plan", STANLEY, *NF4, "--instances", "ml.g6.xlarge"]) == 1
     out = " ".join(capsys.readouterr().out.split())
     assert "✗ This run fits no instance asked for" in out
     assert "What would fit:" in out
