@@ -8,7 +8,7 @@ ENVIRONMENT ?= dev
 SOURCES := heartbeat stacks local_aws training_code serving lambda tests tools app.py
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo demo-stop test lint format picture synth deploy destroy clean distclean
+.PHONY: help environment demo demo-stop test lint format picture synth bootstrap deploy destroy clean distclean
 
 help: ## This list
 	@echo "HeartBeat Engine"
@@ -44,6 +44,9 @@ picture: environment ## Draw the state machine: docs/state-machine.svg
 
 synth: environment ## The CloudFormation templates, in cdk.out
 	$(CDK) synth --all --quiet -c environment=$(ENVIRONMENT)
+
+bootstrap: environment ## Prepare your AWS account and Region for the CDK, once
+	$(CDK) bootstrap
 
 deploy: environment ## Deploy to the AWS account of your credentials (ENVIRONMENT=prod for another environment)
 	$(CDK) deploy --all -c environment=$(ENVIRONMENT)

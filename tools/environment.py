@@ -51,7 +51,8 @@ def make_environment(root: Path) -> None:
     logs = root / ".build" / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     python, stamp = root / ".venv" / "bin" / "python", root / ".venv" / ".stamp"
-    if not is_fresh(stamp, python_key(root)):
+    # A virtual environment dies with the Python that made it: then its link leads nowhere.
+    if not (python.exists() and is_fresh(stamp, python_key(root))):
         stamp.unlink(missing_ok=True)
         make_virtual_environment(root / ".venv")
         install_python_packages(root, python, logs / "pip.log")
@@ -89,7 +90,7 @@ def make_virtual_environment(folder: Path) -> None:
     """A virtual environment of this Python; one of another Python in its place is replaced."""
     version = ".".join(map(str, sys.version_info[:3]))
     config = folder / "pyvenv.cfg"
-    if config.is_file() and (folder / "bin" / "pip").exists():
+    if config.is_file() and (folder / "bin" / "python").exists() and (folder / "bin" / "pip").exists():
         made_by = re.search(r"^version\s*=\s*(\S+)", config.read_text(), re.MULTILINE)
         if made_by and made_by[1] == version:
             return
