@@ -15,6 +15,8 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from heartbeat import durations
+
 TITLE_WIDTH = 24
 _PATIENCE_SECONDS = 2.0
 DONE, WENT_ON, BROKEN = "✓", "↷", "✗"
@@ -94,10 +96,7 @@ def phase(title: str) -> Iterator[Phase]:
 
 def duration(seconds: float) -> str:
     """`0.4 s`, `2 min 03 s`, `7 h 24 min`."""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+    return f"{seconds:.1f} s" if seconds < 59.95 else durations.exactly(round(seconds))
 
 
 def usd(value: float | None) -> str:

@@ -13,6 +13,7 @@ from heartbeat.cli import main
 ROOT = Path(__file__).resolve().parents[2]
 STANLEY = str(ROOT / "examples" / "stanley" / "stanley.jsonl")
 NF4 = ("--trainer", "nf4")  # the trainer that Scout fits
+NF4 = ("--trainer", "nf4")  # the one that Scout can be planned for
 TINY = str(ROOT / "examples" / "tiny_base" / "checkpoint")
 
 
@@ -93,6 +94,11 @@ def test_a_refused_plan_says_why_and_what_would_do(capsys: pytest.CaptureFixture
     out = " ".join(capsys.readouterr().out.split())
     assert "✗ This run fits no instance asked for" in out
     assert "What would fit:" in out
+
+
+def test_what_only_another_trainer_could_do_is_said_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", STANLEY, "--instances", "ml.p5.4xlarge"]) == 1
+    assert "--trainer nf4 plans for the 4-bit trainer" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_tiny_model_is_planned_as_one(capsys: pytest.CaptureFixture[str]) -> None:
