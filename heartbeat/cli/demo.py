@@ -29,6 +29,7 @@ from heartbeat.cli.watch import watch
 ROOT = cdk.ROOT
 FOLDER = ROOT / ".build" / "demo"
 SESSION = FOLDER / "session.json"
+PAGE = FOLDER / "report.html"
 ENVIRONMENT_FILE = FOLDER / "environment.sh"
 CHECKPOINT = ROOT / "examples" / "tiny_base" / "checkpoint"
 DATASET = ROOT / "examples" / "stanley" / "stanley.jsonl"
@@ -57,6 +58,7 @@ def _demo(*, keep: bool) -> int:
         raise UserError(f"a demo is still running at {server.url}; `make demo-stop` ends it")
     cdk.command()  # says at once what is missing
     _clean()
+    PAGE.unlink(missing_ok=True)
     (FOLDER / "logs").mkdir(exist_ok=True)
     started, server, kept = time.monotonic(), None, False
     screen.say("HeartBeat Engine on this machine: the unchanged CDK app, a tiny Llama 4, no account, no Docker, no GPU")
@@ -67,7 +69,7 @@ def _demo(*, keep: bool) -> int:
         _deploy()
         app, arn = _train()
         _ask(app, arn)
-        page = report.download(app, executions.name_of(arn), FOLDER / "report.html")
+        page = report.download(app, executions.name_of(arn), PAGE)
         kept = keep
     finally:
         if server and not kept:
@@ -137,7 +139,7 @@ def _train() -> tuple[App, str]:
     arn = start(app, {}, "demo")
     outcome = watch(app, arn, hints=False)
     if outcome["status"] != "SUCCEEDED":
-        page = report.download(app, executions.name_of(arn), FOLDER / "report.html")
+        page = report.download(app, executions.name_of(arn), PAGE)
         raise Failed(f"the run failed, as shown above. Report: {_short(page)}; logs: {_short(FOLDER)}/logs")
     return app, arn
 

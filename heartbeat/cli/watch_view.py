@@ -19,7 +19,7 @@ from heartbeat.cli.account import is_local
 from heartbeat.cli.history import History, Row, short
 from heartbeat.cli.training_log import Progress, TrainingLog
 
-BAR_WIDTH = 24
+_BAR_WIDTH, _NARROWEST_BAR = 24, 6
 _PLAIN_SECONDS = 10.0
 _PATIENCE_SECONDS = 5.0
 _REDRAW_SECONDS = 0.1
@@ -142,13 +142,15 @@ def note(row: Row, run: Run) -> str:
 
 def _training(progress: Progress) -> RenderableType:
     """Steps as a bar, and the figures beside it."""
+    text = Text(training_text(progress))
     grid = Table.grid(padding=(0, 1))
     grid.add_column(width=3)
-    if progress.step:
-        grid.add_column(width=BAR_WIDTH)
-    grid.add_column(no_wrap=True, overflow="ellipsis")
-    bar = ProgressBar(total=progress.max_steps, completed=progress.step, width=BAR_WIDTH)
-    grid.add_row("", *([bar] if progress.step else []), Text(training_text(progress)))
+    # The figures come first where there is not room for both.
+    width = min(_BAR_WIDTH, screen.console().width - text.cell_len - 6)
+    if not progress.step or width < _NARROWEST_BAR:
+        grid.add_row("", text)
+    else:
+        grid.add_row("", ProgressBar(total=progress.max_steps, completed=progress.step, width=width), text)
     return grid
 
 
