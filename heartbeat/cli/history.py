@@ -113,7 +113,7 @@ def said(cause: str | None) -> str:
     """The first sentence of a Cause, without the envelope that AWS puts around it; "" where it has none."""
     found = read_cause(cause)
     text = str(found.get("FailureReason") or found.get("errorMessage") or ("" if found else cause or ""))
-    first = text.strip().split("\n")[0].split(" (Service:")[0]
+    first = text.strip().split("\n")[0].split(" (Service:")[0].split(' "arn:')[0]
     return first if len(first) <= _LONGEST else f"{first[: _LONGEST - 1]}…"
 
 
