@@ -71,6 +71,9 @@ def _demo(*, keep: bool) -> int:
         _ask(app, arn)
         page = report.download(app, executions.name_of(arn), PAGE)
         kept = keep
+    except KeyboardInterrupt:
+        screen.say("\n  Interrupted: everything is stopped and removed.")
+        raise
     finally:
         if server and not kept:
             server.stop()

@@ -39,8 +39,9 @@ def watch(app: App, arn: str, *, hints: bool = True) -> dict[str, Any]:
     try:
         outcome = Watch(app, arn).follow(LiveView() if screen.console().is_terminal else PlainView())
     except KeyboardInterrupt:
-        screen.say(f"\nThe run goes on. To look again: python -m heartbeat watch {executions.name_of(arn)}")
-        screen.say(f"To end it: aws stepfunctions stop-execution --execution-arn {arn}")
+        if hints:
+            screen.say(f"\nThe run goes on. To look again: python -m heartbeat watch {executions.name_of(arn)}")
+            screen.say(f"To end it: aws stepfunctions stop-execution --execution-arn {arn}")
         raise
     screen.say()
     for text in conclusion(outcome, hints=hints):
