@@ -29,12 +29,17 @@ def command(*arguments: str) -> list[str]:
     return [str(Path(package.origin).parent / "bin" / "node"), str(cdk), *arguments]
 
 
-def run_quietly(*arguments: str, environment: Mapping[str, str], log: Path, tell: Callable[[str], None]) -> None:
-    """Runs `cdk ARGUMENTS` with its output in `log`; `tell` gets what it is at. Raises Failed with the log's end."""
+def run_quietly(
+    *arguments: str, folder: Path = ROOT, environment: Mapping[str, str], log: Path, tell: Callable[[str], None]
+) -> None:
+    """Runs `cdk ARGUMENTS` in `folder` with its output in `log`; `tell` gets what it is at.
+
+    Raises Failed with the log's end.
+    """
     with log.open("w", encoding="utf-8") as written:
         process = subprocess.Popen(
             command(*arguments, "--no-notices", "--no-color"),
-            cwd=ROOT,
+            cwd=folder,
             env={**environment, **_OFFLINE},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

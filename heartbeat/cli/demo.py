@@ -103,24 +103,23 @@ def _use(server: Embedded) -> None:
 
 
 def _deploy() -> None:
-    output = ("--output", str(FOLDER / "cdk.out"))
     with screen.phase("cdk bootstrap") as phase:
         target = f"aws://{embedded.ACCOUNT}/{embedded.REGION}"
-        phase.detail = target
-        _cdk(phase, "bootstrap", target, *output)
+        # Where there is no cdk.json: the account is prepared for any app, and this one need not be synthesised twice.
+        _cdk(phase, "bootstrap", target, folder=FOLDER)
         phase.detail = target
     with screen.phase("cdk deploy --all") as phase:
         phase.detail = "synthesising the templates"
-        _cdk(phase, "deploy", "--all", "--require-approval", "never", *output)
+        _cdk(phase, "deploy", "--all", "--require-approval", "never", "--output", str(FOLDER / "cdk.out"))
         phase.detail = _deployed()
 
 
-def _cdk(phase: screen.Phase, *arguments: str) -> None:
+def _cdk(phase: screen.Phase, *arguments: str, folder: Path = ROOT) -> None:
     def tell(stage: str) -> None:
         phase.detail = stage
 
     log = FOLDER / "logs" / f"cdk-{arguments[0]}.log"
-    cdk.run_quietly(*arguments, environment=os.environ, log=log, tell=tell)
+    cdk.run_quietly(*arguments, folder=folder, environment=os.environ, log=log, tell=tell)
 
 
 def _deployed() -> str:

@@ -133,8 +133,8 @@ def note(row: Row, run: Run) -> str:
     if row.name == "Wait for approval" and row.running:
         return f"to decide: python -m heartbeat approve {run.name} [--reject]"
     parts = [run.notes.get(row.name, "")]
-    if row.error and not row.running:
-        parts.append(short(row.error) or row.why)
+    if row.error and not row.running and not parts[0]:
+        parts = [short(row.error) or row.why]
     if row.tries > 1 and row.name != "Wait for endpoint":
         parts.append(f"{row.tries} tries")
     return ", ".join(part for part in parts if part)
