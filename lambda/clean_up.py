@@ -23,6 +23,9 @@ PATIENCE_SECONDS = 780
 """How long to wait for an endpoint that SageMaker refuses to delete yet; the function's limit is 15 minutes. After
 that the call fails, and Lambda calls it again: three times in all, longer than SageMaker lets a start take."""
 POLL_SECONDS = 5
+SECOND_LOOK_SECONDS = 10
+"""An abort may overtake a call that its state had just sent: what that call makes appears after the first look.
+Step Functions promises only its best effort to stop such a job, and this one may bill for hours."""
 
 # SageMaker has no error code of its own for a thing that is not there.
 _GONE = ("Could not find", "Requested resource not found")
@@ -40,7 +43,10 @@ def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
     given = json.loads(detail.get("input") or "{}")
     endpoint = given.get("endpoint_name") if isinstance(given, dict) else None
     started = datetime.fromtimestamp(detail["startDate"] / 1000, tz=UTC)
-    return {"actions": clean(detail["executionArn"], endpoint_name=endpoint, started=started).actions}
+    first = clean(detail["executionArn"], endpoint_name=endpoint, started=started)
+    time.sleep(SECOND_LOOK_SECONDS)
+    second = clean(detail["executionArn"], endpoint_name=endpoint, started=started)
+    return {"actions": [*first.actions, *second.actions]}
 
 
 def clean(

@@ -87,6 +87,14 @@ class Cloud:
             assert time.monotonic() < deadline, f"{arn} did not reach {name}: {self.states(arn)}"
             time.sleep(0.1)
 
+    def wait_for_job(self, arn: str) -> dict[str, Any]:
+        """The run's first training job, as soon as SageMaker has it."""
+        stem, deadline = run_id("dev", arn), time.monotonic() + PATIENCE_SECONDS
+        while not (jobs := self.jobs(stem)):
+            assert time.monotonic() < deadline, f"{arn} started no job: {self.states(arn)}"
+            time.sleep(0.1)
+        return jobs[0]
+
     def jobs(self, stem: str) -> list[dict[str, Any]]:
         sagemaker = self.client("sagemaker")
         found = sagemaker.list_training_jobs(NameContains=stem)["TrainingJobSummaries"]
@@ -107,6 +115,12 @@ class Cloud:
             if sagemaker.describe_endpoint(EndpointName=item["EndpointName"])["EndpointConfigName"].startswith(stem)
         ]
         return [*live, *models, *(item["EndpointConfigName"] for item in configs), *endpoints]
+
+    def wait_for_nothing_left(self, stem: str) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while left := self.left_behind(stem):
+            assert time.monotonic() < deadline, f"left behind: {left}"
+            time.sleep(0.2)
 
     def put_dataset(self, name: str, content: bytes) -> str:
         """Uploads a dataset and returns its URI."""

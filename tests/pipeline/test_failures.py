@@ -108,15 +108,28 @@ def test_an_endpoint_that_answers_with_errors(cloud: Cloud) -> None:
 
 def test_stopping_the_execution_stops_the_job(cloud: Cloud) -> None:
     arn = cloud.start(hyperparameters={**QUICK, "MAX_STEPS": 100_000})
-    cloud.wait_for_state(arn, "Train")
+    cloud.wait_for_job(arn)
     cloud.client("stepfunctions").stop_execution(executionArn=arn, error="Person", cause="changed my mind")
     outcome = cloud.wait(arn)
     assert outcome.status == "ABORTED"
-    deadline = time.monotonic() + 60
-    while cloud.left_behind(outcome.stem) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert cloud.left_behind(outcome.stem) == []
-    assert {job["TrainingJobStatus"] for job in cloud.jobs(outcome.stem)} <= {"Stopped"}
+    cloud.wait_for_nothing_left(outcome.stem)
+    assert {job["TrainingJobStatus"] for job in cloud.jobs(outcome.stem)} == {"Stopped"}
+
+
+def test_a_job_that_appears_after_the_stop_is_stopped(cloud: Cloud) -> None:
+    """StopExecution overtakes a CreateTrainingJob that was on its way: SageMaker shows the job seconds later."""
+    arn = cloud.start(hyperparameters={**QUICK, "MAX_STEPS": 100_000})
+    job = cloud.wait_for_job(arn)
+    cloud.client("stepfunctions").stop_execution(executionArn=arn)
+    stem = cloud.wait(arn).stem
+    cloud.wait_for_nothing_left(stem)
+    time.sleep(3)  # the first look is over
+    sagemaker = cloud.client("sagemaker")
+    members = sagemaker.meta.service_model.operation_model("CreateTrainingJob").input_shape.members
+    request = {name: value for name, value in job.items() if name in members}
+    sagemaker.create_training_job(**{**request, "TrainingJobName": f"{stem}-late"})
+    cloud.wait_for_nothing_left(stem)
+    assert [job["TrainingJobStatus"] for job in cloud.jobs(stem)] == ["Stopped", "Stopped"]
 
 
 @pytest.mark.parametrize("state", ["Wait for endpoint", "Acceptance check"])
@@ -126,11 +139,7 @@ def test_stopping_the_execution_takes_down_its_endpoint(cloud: Cloud, fresh_endp
     arn = cloud.start(hyperparameters=QUICK)
     cloud.wait_for_state(arn, state)
     cloud.client("stepfunctions").stop_execution(executionArn=arn)
-    outcome = cloud.wait(arn)
-    deadline = time.monotonic() + 60
-    while cloud.left_behind(outcome.stem) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert cloud.left_behind(outcome.stem) == []
+    cloud.wait_for_nothing_left(cloud.wait(arn).stem)
     names = [item["EndpointName"] for item in cloud.client("sagemaker").list_endpoints()["Endpoints"]]
     assert fresh_endpoint not in names
 
