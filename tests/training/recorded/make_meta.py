@@ -114,7 +114,7 @@ def main() -> None:
 def start_model_parallel() -> None:
     from fairscale.nn.model_parallel.initialize import initialize_model_parallel  # type: ignore[import-not-found]
 
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     initialize_model_parallel(1)
 
 
