@@ -158,8 +158,8 @@ def num_supervised(parts: Iterable[PackedRow | MicroBatch]) -> int:
 def _micro_batch(rows: Sequence[PackedRow]) -> MicroBatch:
     documents = [document for row in rows for document in row.documents]
     lengths = tuple(len(document.ids) for document in documents)
-    ids = torch.tensor(list(chain.from_iterable(document.ids for document in documents)))
-    learned = torch.tensor(list(chain.from_iterable(document.supervised for document in documents)))
+    ids = torch.tensor(list(chain.from_iterable(d.ids for d in documents)), dtype=torch.int64)
+    learned = torch.tensor(list(chain.from_iterable(d.supervised for d in documents)), dtype=torch.bool)
     # Nothing comes before a document's first token to predict it from.
     learned[list(accumulate(lengths[:-1], initial=0))] = False
     targets = torch.full_like(ids, IGNORED)
