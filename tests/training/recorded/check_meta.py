@@ -110,7 +110,7 @@ def check_gradients(case: Case, model: Any, recording: meta.Recording) -> None:
     with mock.patch.object(Tensor, "float", Tensor.double):
         double = new_model(case).double()
         double.load_state_dict(model.state_dict())
-        loss_of(logits_of(double, documents), documents).backward()  # type: ignore[no-untyped-call]
+        loss_of(logits_of(double, documents), documents).backward()
         generator = torch.Generator().manual_seed(0)
         errors = [
             error
@@ -159,7 +159,7 @@ def compare_with_transformers(recording: meta.Recording) -> None:
         for attention in ("eager", "sdpa"):
             model = Llama4ForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation=attention)
             logits = torch.cat([model(input_ids=ids[None]).logits[0] for ids in documents])
-            loss_of(logits, documents).backward()  # type: ignore[no-untyped-call]
+            loss_of(logits, documents).backward()
             gradients = {key: weight.grad for key, weight in model.named_parameters()}
             assert gradients.keys() == recording.gradients.keys()
             off = max(

@@ -211,7 +211,7 @@ def record(case: Case, model: Any) -> meta.Recording:
     documents = list(torch.split(ids, list(case.lengths)))
     logits = logits_of(model, documents)
     loss = loss_of(logits, documents)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     weights = {name: weight.detach() for name, weight in model.named_parameters()}
     gradients = {name: weight.grad for name, weight in model.named_parameters()}
     model.zero_grad()
