@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from serving.base_model import SwitchableAdapter, load
 from serving.chat_completion import Request, RequestError
 from serving.generate import Answer, generate
-from training_code import adapter, lora, model
+from training_code import adapter, device
 from training_code.tokenizer import ChatTokenizer
 
 if TYPE_CHECKING:
@@ -19,29 +21,25 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Engine:
-    """One model, one answer at a time: the adapter's switch is shared, so a lock guards both."""
+    """One model, one answer at a time: an adapter changes the model's own weights while it is on."""
 
     model: Llama4ForCausalLM
     tokenizer: ChatTokenizer
-    attached: dict[str, lora.LoraLinear]
-    models: dict[str, bool]
-    """Served names, and whether the adapter is on under that name."""
+    models: dict[str, SwitchableAdapter | None]
+    """Served names, and the adapter that is on under that name."""
     max_model_len: int
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
     def load(cls, base: Path, base_name: str, adapters: Mapping[str, Path], max_model_len: int | None) -> Engine:
         """Raises TrainingError where the base model or the adapter cannot be served."""
-        device = model.pick_device()
-        llama = model.load_base(base, device, model.compute_dtype(device))
-        attached: dict[str, lora.LoraLinear] = {}
-        for folder in adapters.values():
-            attached = adapter.load(folder, llama)
+        where = device.of_process()
+        llama = load(base, where, device.compute_dtype(where))
+        adapted = {name: SwitchableAdapter(llama, adapter.read(folder)) for name, folder in adapters.items()}
         return cls(
-            model=llama.eval(),
+            model=llama,
             tokenizer=ChatTokenizer(base),
-            attached=attached,
-            models={base_name: False, **dict.fromkeys(adapters, True)},
+            models={base_name: None, **adapted},
             max_model_len=max_model_len or int(llama.config.max_position_embeddings),
         )
 
@@ -52,8 +50,8 @@ class Engine:
             raise RequestError(
                 f"the prompt has {len(prompt)} tokens, and prompt and answer together may have {self.max_model_len}"
             )
-        with self._lock:
-            lora.set_enabled(self.attached, self.models[request.model])
+        switch = self.models[request.model]
+        with self._lock, switch.on() if switch else nullcontext():
             return generate(
                 self.model,
                 prompt,

@@ -6,49 +6,73 @@ when the adapter is written and again when it is read.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from training_code.environment import read_json_object, write_json
 from training_code.errors import TrainingError
-from training_code.lora import LoraLinear, attach, parameters, target_pattern
+from training_code.lora_weights import LoraWeights
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 """Served with the adapter, so that the endpoint prompts in the very format that was trained on."""
 
+TARGET_PATTERNS = {
+    "attention": r"model\.layers\.\d+\.self_attn\.(?:q|k|v|o)_proj",
+    "shared_expert": r"model\.layers\.\d+\.feed_forward\.shared_expert\.(?:gate|up|down)_proj",
+    "routed_experts": r"model\.layers\.\d+\.feed_forward\.experts\.\d+\.(?:gate|up|down)_proj",
+}
+"""LORA_TARGETS -> names of modules, matched whole: a bare `q_proj` would also hit the vision tower.
+
+Routed experts are one matrix each under these names, as in vLLM; transformers keeps a layer's in one tensor, so that
+PEFT cannot put that part onto its model.
+"""
+
 _PREFIX = "base_model.model."
-_KEY = re.compile(
-    r"base_model\.model\.model\.layers\.\d+\."
-    r"(?:self_attn\.(?:q|k|v|o)_proj|feed_forward\.shared_expert\.(?:gate|up|down)_proj)"
-    r"\.lora_(?P<part>[AB])\.weight"
-)
+_KEY = re.compile(rf"{re.escape(_PREFIX)}(?P<module>{'|'.join(TARGET_PATTERNS.values())})\.lora_(?P<part>[AB])\.weight")
+_STACK = re.compile(r"(?P<layer>.*\.feed_forward\.experts)\.(?P<part>(?:gate|up|down)_proj\.lora_[AB])")
 
 
-def save(
-    folder: Path,
-    attached: dict[str, LoraLinear],
-    *,
-    targets: Sequence[str],
-    rank: int,
-    alpha: int,
-    dropout: float,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """An adapter as it is stored."""
+
+    rank: int
+    alpha: float
+    target_modules: str
+    """Regular expression of the names of all modules that it is for."""
+    matrices: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+    """Module name -> A (rank, inputs) and B (outputs, rank), f32."""
+
+    def update(self, module: str) -> torch.Tensor:
+        """What is added to the module's weight (outputs, inputs): B A * alpha / rank."""
+        lora_a, lora_b = self.matrices[module]
+        return lora_b @ lora_a * (self.alpha / self.rank)
+
+
+def target_pattern(targets: Sequence[str]) -> str:
+    """The anchored regular expression of these LORA_TARGETS, as PEFT's `target_modules` takes it."""
+    return "|".join(TARGET_PATTERNS[target] for target in targets)
+
+
+def save(folder: Path, lora: LoraWeights, *, targets: Sequence[str], rank: int, alpha: int, dropout: float) -> None:
     """Write the adapter; the folder holds a whole adapter at every moment after the first call."""
-    weights = {
-        f"{_PREFIX}{name}.weight": parameter.detach().to("cpu").contiguous()
-        for name, parameter in parameters(attached).items()
-    }
+    weights: dict[str, torch.Tensor] = {}
+    for name, tensor in lora.named().items():
+        stack = _STACK.fullmatch(name)
+        if stack is None:
+            weights[f"{_PREFIX}{name}.weight"] = tensor.to("cpu", copy=True)
+            continue
+        for expert, matrix in enumerate(tensor.unbind()):
+            weights[f"{_PREFIX}{stack['layer']}.{expert}.{stack['part']}.weight"] = matrix.to("cpu", copy=True)
     check_keys(weights)
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / (WEIGHTS + ".partial")
@@ -89,38 +113,25 @@ def check_keys(names: Iterable[str]) -> None:
         raise TrainingError("the adapter is empty")
 
 
-def load(folder: Path, model: nn.Module) -> dict[str, LoraLinear]:
-    """Attach the adapter in `folder` to the base model. Raises TrainingError where they do not belong together."""
+def read(folder: Path) -> Adapter:
+    """The adapter in `folder`. Raises TrainingError where it is not whole or not one of this trainer's."""
     config = read_json_object(folder / CONFIG)
     try:
         weights = load_file(str(folder / WEIGHTS))
     except (OSError, SafetensorError) as error:
         raise TrainingError(f"{folder / WEIGHTS} cannot be read: {error}") from None
     check_keys(weights)
-    attached = attach(
-        model, _targets(config, folder), rank=config["r"], alpha=config["lora_alpha"], dropout=0.0, seed=0
-    )
-    _copy(weights, attached, folder)
-    return attached
-
-
-def _targets(config: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
-    for targets in (("attention", "shared_expert"), ("attention",), ("shared_expert",)):
-        if config.get("target_modules") == target_pattern(targets):
-            return targets
-    shown = json.dumps(config.get("target_modules"))
-    raise TrainingError(f"{folder / CONFIG}: target_modules={shown} was not written by this trainer")
-
-
-def _copy(weights: Mapping[str, torch.Tensor], attached: dict[str, LoraLinear], folder: Path) -> None:
-    wanted = {f"{_PREFIX}{name}.weight": parameter for name, parameter in parameters(attached).items()}
-    if wanted.keys() != weights.keys():
-        strange = min(wanted.keys() ^ weights.keys())
-        raise TrainingError(f"{folder} is not an adapter of this base model: {strange} is only in one of them")
-    for name, parameter in wanted.items():
-        if parameter.shape != weights[name].shape:
-            raise TrainingError(
-                f"{folder} is not an adapter of this base model: {name} has shape {tuple(weights[name].shape)}, "
-                f"the model calls for {tuple(parameter.shape)}"
-            )
-        parameter.data.copy_(weights[name])
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    target = config.get("target_modules")
+    if not isinstance(rank, int) or not isinstance(alpha, (int, float)) or not isinstance(target, str):
+        raise TrainingError(f"{folder / CONFIG} was not written by this trainer: it lacks r, lora_alpha or a pattern")
+    matrices = {}
+    for name, lora_a in weights.items():
+        match = _KEY.fullmatch(name)
+        assert match is not None  # check_keys
+        if match["part"] == "A":
+            lora_b = weights[name.replace("lora_A.", "lora_B.")]
+            if lora_a.shape[0] != rank or lora_b.shape[-1] != rank:
+                raise TrainingError(f"{folder}: {name} is not of rank {rank}, which adapter_config.json says")
+            matrices[match["module"]] = (lora_a.float(), lora_b.float())
+    return Adapter(rank=rank, alpha=float(alpha), target_modules=target, matrices=matrices)

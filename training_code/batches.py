@@ -1,17 +1,11 @@
-"""What a step computes: documents packed into rows, rows dealt to GPUs, rows grouped into micro-batches.
-
-packed = PackedDataset(data.training, max_length=4096, seed=0)
-rows = packed.rows_of_step(step, num_rows=64)  # the whole step, the same on every rank
-tokens = num_supervised(rows)  # what every rank divides its loss by
-mine = micro_batches(share_of(rows, rank, world_size), batch_size=2)
-"""
+"""What a step computes: its conversations dealt to GPUs, packed into micro-batches without padding."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import heapq
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -20,32 +14,15 @@ from torch.nn import functional
 from heartbeat.packing import pack
 from training_code.tokenizer import Encoded
 
-T = TypeVar("T")
-
 IGNORED = -100
 """The target of a token whose next one is not learned; cross_entropy's own ignore_index."""
 
 _PADDING = 0  # An id that every vocabulary has. Padding is a document of its own, which no other attends to.
 
 
-@dataclass(frozen=True)
-class PackedRow:
-    """Whole documents that lie end to end in one row, at most MAX_LENGTH tokens together."""
-
-    documents: tuple[Encoded, ...]
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(len(document.ids) for document in self.documents)
-
-    @property
-    def num_supervised(self) -> int:
-        return sum(document.num_supervised for document in self.documents)
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MicroBatch:
-    """Rows laid end to end. Attention, positions and targets end where a document does, so rows leave no trace."""
+    """Conversations laid end to end. Attention, positions and targets end where one does, so they do not mix."""
 
     ids: Tensor
     """(tokens,), int64"""
@@ -57,9 +34,6 @@ class MicroBatch:
     """Without padding."""
     num_supervised: int
     """Targets that are not IGNORED."""
-
-    def to(self, device: torch.device) -> MicroBatch:
-        return replace(self, ids=self.ids.to(device), targets=self.targets.to(device))
 
     def padded_to(self, length: int) -> MicroBatch:
         """With a document of padding, without targets, that brings `ids` to `length` tokens.
@@ -79,87 +53,57 @@ class MicroBatch:
         )
 
 
-class PackedDataset:
-    """Documents as packed rows: passes over all of them, each packed anew under a seed of its own.
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One rank's part of some conversations, and what it must know of the others'."""
 
-    Every pass has the same number of rows, since that depends on the documents' lengths alone. What a step sees
-    therefore follows from its number: a resumed run, on any number of GPUs, goes on with the same rows.
+    batches: list[MicroBatch]
+    num_batches: int
+    """Of the rank that has the most: all ranks fetch the layers as often as it does."""
+    num_tokens: int
+    """Of all ranks together."""
+    num_supervised: int
+    """Likewise: what every rank divides its loss by."""
+
+
+def part_of(documents: Sequence[Encoded], *, capacity: int, rank: int, world_size: int) -> Part:
+    """Deal documents to ranks by their lengths, and pack each rank's into micro-batches of at most `capacity` tokens.
+
+    A function of its arguments alone, so that ranks agree without a word and a resumed run repeats itself. Raises
+    ValueError for a document that is empty or longer than `capacity`.
     """
-
-    def __init__(self, documents: Sequence[Encoded], *, max_length: int, seed: int) -> None:
-        """Raises ValueError for a document that is longer than `max_length` tokens, or empty."""
-        self._documents = documents
-        self._lengths = [len(document.ids) for document in documents]
-        self._max_length = max_length
-        self._seed = seed
-        self._packed = (0, self._pack(0))
-        self.num_rows = len(self._packed[1])
-        """Of a pass."""
-        self.num_tokens = sum(self._lengths)
-        """Of a pass."""
-
-    @property
-    def fill_rate(self) -> float:
-        """Share of the rows' MAX_LENGTH that holds tokens."""
-        return self.num_tokens / (self.num_rows * self._max_length) if self.num_rows else 0.0
-
-    def rows_of_pass(self, number: int) -> list[PackedRow]:
-        """Rows that hold every document once. Passes count from 0."""
-        return [self._row(indices) for indices in self._indices(number)]
-
-    def rows_of_step(self, step: int, *, num_rows: int) -> list[PackedRow]:
-        """The next `num_rows` rows after those of all steps before, of all GPUs together. Steps count from 0.
-
-        Passes follow each other without a gap: where one ends within the step, the next begins. Raises ValueError
-        where there is no document.
-        """
-        if not self._documents:
-            raise ValueError("no document to make the rows of a step from")
-        first = step * num_rows
-        places = (divmod(index, self.num_rows) for index in range(first, first + num_rows))
-        return [self._row(self._indices(number)[row]) for number, row in places]
-
-    def _row(self, indices: Sequence[int]) -> PackedRow:
-        return PackedRow(tuple(self._documents[index] for index in indices))
-
-    def _indices(self, number: int) -> list[list[int]]:
-        # Steps go forward, so the pass that was packed last is the one that is asked for next.
-        if self._packed[0] != number:
-            self._packed = (number, self._pack(number))
-        return self._packed[1]
-
-    def _pack(self, number: int) -> list[list[int]]:
-        return pack(self._lengths, self._max_length, seed=f"{self._seed}:{number}")
+    shares = deal([len(document.ids) for document in documents], world_size)
+    packed = [
+        [[share[index] for index in row] for row in pack([len(documents[i].ids) for i in share], capacity, seed=0)]
+        for share in shares
+    ]
+    return Part(
+        batches=[micro_batch([documents[index] for index in row]) for row in packed[rank]],
+        num_batches=max(len(rows) for rows in packed),
+        num_tokens=sum(len(document.ids) for document in documents),
+        num_supervised=sum(document.num_supervised for document in documents),
+    )
 
 
-def share_of(rows: Sequence[T], rank: int, world_size: int) -> list[T]:
-    """The rows that are one rank's: every `world_size`th. Empty for the last ranks where there are too few."""
-    return list(rows[rank::world_size])
+def deal(lengths: Sequence[int], num_shares: int) -> list[list[int]]:
+    """Indices of documents for each share, their tokens as even as may be: the longest first, to who has least.
+
+    The largest share is at most 4/3 of the best possible (Graham 1969).
+    """
+    shares: list[list[int]] = [[] for _ in range(num_shares)]
+    loads = [(0, share) for share in range(num_shares)]
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
+        load, share = heapq.heappop(loads)
+        shares[share].append(index)
+        heapq.heappush(loads, (load + lengths[index], share))
+    return shares
 
 
-def micro_batches(rows: Sequence[PackedRow], batch_size: int) -> list[MicroBatch]:
-    """All rows, `batch_size` to a micro-batch; the last has what is left."""
-    return [_micro_batch(rows[start : start + batch_size]) for start in range(0, len(rows), batch_size)]
-
-
-def heldout_micro_batches(
-    documents: Sequence[Encoded], *, batch_size: int, max_length: int, rank: int = 0, world_size: int = 1
-) -> list[MicroBatch]:
-    """One rank's part of the held-out documents, always in the same order; all ranks' together hold each once."""
-    rows = PackedDataset(documents, max_length=max_length, seed=0).rows_of_pass(0)
-    return micro_batches(share_of(rows, rank, world_size), batch_size)
-
-
-def num_supervised(parts: Iterable[PackedRow | MicroBatch]) -> int:
-    """Tokens that the loss is taken on: of a step's rows, or of a rank's micro-batches."""
-    return sum(part.num_supervised for part in parts)
-
-
-def _micro_batch(rows: Sequence[PackedRow]) -> MicroBatch:
-    documents = [document for row in rows for document in row.documents]
+def micro_batch(documents: Sequence[Encoded]) -> MicroBatch:
+    """These documents, at least one, end to end."""
     lengths = tuple(len(document.ids) for document in documents)
-    ids = torch.tensor(list(chain.from_iterable(d.ids for d in documents)), dtype=torch.int64)
-    learned = torch.tensor(list(chain.from_iterable(d.supervised for d in documents)), dtype=torch.bool)
+    ids = torch.tensor(list(chain.from_iterable(document.ids for document in documents)), dtype=torch.int64)
+    learned = torch.tensor(list(chain.from_iterable(document.supervised for document in documents)), dtype=torch.bool)
     # Nothing comes before a document's first token to predict it from.
     learned[list(accumulate(lengths[:-1], initial=0))] = False
     targets = torch.full_like(ids, IGNORED)

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
 
 from training_code.errors import TrainingError
+from training_code.lora_weights import LoraWeights
 
 KEPT = 2
 """One more than is needed, in case the newest was cut short on its way to S3."""
@@ -59,16 +59,14 @@ def exclusive(folder: Path) -> Iterator[None]:
 def save(
     folder: Path,
     progress: Progress,
-    parameters: Mapping[str, nn.Parameter],
+    lora: LoraWeights,
     optimizer: torch.optim.Optimizer,
     identity: Mapping[str, Any],
 ) -> Path:
     """Write a checkpoint atomically and delete all but the newest KEPT. `identity`: what makes this run this run."""
-    tensors = {name: parameter.detach().cpu() for name, parameter in parameters.items()}
-    for name, parameter in parameters.items():
-        for moment in _MOMENTS:
-            if parameter in optimizer.state:
-                tensors[f"{name}.{moment}"] = optimizer.state[parameter][moment].cpu()
+    state = optimizer.state.get(lora.flat, {})
+    flats = {"": lora.flat.detach().cpu(), **{f".{moment}": state[moment].cpu() for moment in _MOMENTS if state}}
+    tensors = {f"{name}{suffix}": view for suffix, flat in flats.items() for name, view in lora.named(flat).items()}
     path = folder / f"step-{progress.step:08d}.safetensors"
     partial = path.with_name(path.name + ".partial")
     metadata = {"progress": json.dumps(asdict(progress)), "identity": json.dumps(identity)}
@@ -81,11 +79,11 @@ def save(
 
 def resume(
     folder: Path,
-    parameters: Mapping[str, nn.Parameter],
+    lora: LoraWeights,
     optimizer: torch.optim.Optimizer,
     identity: Mapping[str, Any],
 ) -> Progress | None:
-    """Load the newest whole checkpoint into `parameters` and `optimizer`; None where there is none.
+    """Load the newest whole checkpoint into `lora` and `optimizer`; None where there is none.
 
     Raises TrainingError where the folder belongs to another run: resuming it would silently train something else.
     """
@@ -100,22 +98,26 @@ def resume(
         _refuse_another_run(json.loads(metadata["identity"]), identity, folder)
         progress = Progress(**json.loads(metadata["progress"]))
         progress.loss_curve = [(step, loss) for step, loss in progress.loss_curve]
-        _restore(tensors, parameters, optimizer, progress.step)
+        _restore(tensors, lora, optimizer, progress.step)
         return progress
     return None
 
 
 def _restore(
-    tensors: Mapping[str, torch.Tensor],
-    parameters: Mapping[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    step: int,
+    tensors: Mapping[str, torch.Tensor], lora: LoraWeights, optimizer: torch.optim.Optimizer, step: int
 ) -> None:
-    for name, parameter in parameters.items():
-        parameter.data.copy_(tensors[name])
-        if f"{name}.{_MOMENTS[0]}" in tensors:
-            moments = {m: tensors[f"{name}.{m}"].to(parameter.device) for m in _MOMENTS}
-            optimizer.state[parameter] = {"step": torch.tensor(float(step)), **moments}
+    def fill(flat: torch.Tensor, suffix: str) -> torch.Tensor:
+        for name, view in lora.named(flat).items():
+            view.copy_(tensors[f"{name}{suffix}"])
+        return flat
+
+    fill(lora.flat.detach(), "")
+    if step:
+        moments = {moment: fill(torch.empty_like(lora.flat.detach()), f".{moment}") for moment in _MOMENTS}
+        # A fused optimizer counts its steps on the device.
+        fused = optimizer.param_groups[0].get("fused")
+        count = torch.tensor(float(step), device=lora.flat.device if fused else "cpu")
+        optimizer.state[lora.flat] = {"step": count, **moments}
 
 
 def _refuse_another_run(stored: Mapping[str, Any], current: Mapping[str, Any], folder: Path) -> None:

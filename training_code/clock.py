@@ -13,6 +13,8 @@ from types import FrameType
 from typing import Literal
 
 StopReason = Literal["max_runtime", "sigterm"]
+STOP_REASONS: tuple[StopReason | None, ...] = (None, "max_runtime", "sigterm")
+"""By the number under which ranks tell each other."""
 
 SIGTERM_GRACE_SECONDS = 120.0
 """SageMaker kills a container this long after SIGTERM (StopTrainingJob, API reference)."""

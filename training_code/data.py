@@ -9,15 +9,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import torch
-
 from heartbeat import dataset
 from heartbeat.conversation import Row
 from training_code.chat import render, why_unservable
 from training_code.errors import TrainingError
 from training_code.tokenizer import ChatTokenizer, Encoded
-
-_PADDING = 0  # Its id does not matter: padding comes after a row, where causal attention cannot see it.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,21 +27,6 @@ class Data:
     sha256: str
     """Of the training channel's files in the order of their names."""
     warnings: list[str]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One micro-batch, padded on the right to its longest row."""
-
-    ids: torch.Tensor
-    """(rows, tokens), int64"""
-    targets: torch.Tensor
-    """(rows, tokens), bool: True where the token is one that the loss is taken on."""
-    num_tokens: int
-    """Without padding."""
-
-    def to(self, device: torch.device) -> Batch:
-        return Batch(self.ids.to(device), self.targets.to(device), self.num_tokens)
 
 
 def load(
@@ -89,12 +70,6 @@ def rows_of_step(step: int, *, num_rows: int, batch_size: int, seed: int) -> lis
     """
     first = step * batch_size
     return [_order(index // num_rows, num_rows, seed)[index % num_rows] for index in range(first, first + batch_size)]
-
-
-def batches(rows: Sequence[Encoded], size: int) -> list[Batch]:
-    """Micro-batches of `size` rows. Rows of like length go together, which saves padding and changes no loss."""
-    by_length = sorted(rows, key=lambda row: len(row.ids))
-    return [_batch(by_length[start : start + size]) for start in range(0, len(by_length), size)]
 
 
 def _files(channel: Path) -> list[Path]:
@@ -155,14 +130,3 @@ def _order(epoch: int, num_rows: int, seed: int) -> tuple[int, ...]:
     order = list(range(num_rows))
     random.Random(f"{seed}:{epoch}").shuffle(order)
     return tuple(order)
-
-
-def _batch(rows: Sequence[Encoded]) -> Batch:
-    length = max(len(row.ids) for row in rows)
-    ids = torch.full((len(rows), length), _PADDING, dtype=torch.int64)
-    targets = torch.zeros((len(rows), length), dtype=torch.bool)
-    for i, row in enumerate(rows):
-        ids[i, : len(row.ids)] = torch.tensor(row.ids)
-        targets[i, : len(row.ids)] = torch.tensor(row.supervised)
-    targets[:, 0] = False  # Nothing comes before the first token to predict it from.
-    return Batch(ids, targets, sum(len(row.ids) for row in rows))

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from training_code.errors import TrainingError
+from training_code.launch import Cluster
 
 FAILURE_LIMIT_CHARACTERS = 1024
 """SageMaker shows this much of the failure file as FailureReason."""
@@ -47,15 +49,27 @@ class Environment:
         """{} where SageMaker wrote none. Raises TrainingError for a file that is not a JSON object."""
         return read_json_object(self.root / "input" / "config" / "hyperparameters.json", missing={})
 
-    def num_hosts(self) -> int:
-        """How many instances this job runs on; 1 where SageMaker does not say."""
-        resources = read_json_object(self.root / "input" / "config" / "resourceconfig.json", missing={})
-        return max(1, len(resources.get("hosts", [])))
+    def cluster(self) -> Cluster:
+        """The instances of this job, as SageMaker's resourceconfig.json lists them; one where it does not."""
+        path = self.root / "input" / "config" / "resourceconfig.json"
+        resources = read_json_object(path, missing={})
+        hosts, here = resources.get("hosts") or [""], resources.get("current_host", "")
+        if len(hosts) == 1:
+            return Cluster()
+        if here not in hosts:
+            raise TrainingError(f"{path}: current_host={here!r} is not among hosts={hosts}")
+        ordered = sorted(hosts)
+        return Cluster(num_hosts=len(hosts), host=ordered.index(here), master=ordered[0])
 
     def fail(self, sentence: str) -> None:
-        """Leave the sentence where SageMaker looks for FailureReason."""
+        """Leave the sentence where SageMaker looks for FailureReason. Of several ranks the first to fail is heard."""
         self.failure.parent.mkdir(parents=True, exist_ok=True)
-        self.failure.write_text(sentence[:FAILURE_LIMIT_CHARACTERS], encoding="utf-8")
+        with suppress(FileExistsError), self.failure.open("x", encoding="utf-8") as file:
+            file.write(sentence[:FAILURE_LIMIT_CHARACTERS])
+
+    def forget_failure(self) -> None:
+        """Of an attempt before this one."""
+        self.failure.unlink(missing_ok=True)
 
 
 def read_json_object(path: Path, *, missing: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from training_code.clock import StopReason
 from training_code.environment import write_json
 
 SCHEMA = 1
-_LIBRARIES = ("torch", "transformers", "safetensors", "tokenizers")
+_LIBRARIES = ("torch", "safetensors", "tokenizers")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,24 +9,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from heartbeat import metrics
 from heartbeat.job import FineTuneJob
-from training_code import adapter, checkpoint, lora
+from training_code import adapter, checkpoint
+from training_code.batches import Part, part_of
 from training_code.checkpoint import Progress
-from training_code.clock import Clock, StopReason
-from training_code.data import Data, batches, rows_of_step
+from training_code.clock import STOP_REASONS, Clock, StopReason
+from training_code.data import Data, rows_of_step
 from training_code.errors import TrainingError
-from training_code.objective import Evaluation, evaluate, num_supervised
+from training_code.llama import Llama
+from training_code.ranks import Ranks
 from training_code.result import HeldOut
 from training_code.schedule import learning_rate
 from training_code.step import StepAbandonedError, StepResult, train_step
-
-if TYPE_CHECKING:
-    from transformers import Llama4ForCausalLM
+from training_code.tokenizer import Encoded
 
 ADAM_BETAS = (0.9, 0.999)
 STEPS_BEFORE_FORECAST = 3
@@ -34,6 +34,14 @@ EVALUATION_MARGIN = 1.3
 """The last evaluation is expected to take what the base model's took times this."""
 
 _NOT_IDENTITY = {"CHECKPOINT_MINUTES", "EVAL_EVERY_STEPS", "MAX_RUNTIME_SECONDS", "USD_PER_HOUR", "MODE"}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss of a supervised token over the held-out rows, and what it took."""
+
+    loss: float
+    seconds: float
 
 
 @dataclass(kw_only=True)
@@ -44,20 +52,25 @@ class Run:
     job: FineTuneJob
     data: Data
     base_config_sha256: str
-    device: torch.device
-    model: Llama4ForCausalLM
-    attached: dict[str, lora.LoraLinear]
+    llama: Llama
+    ranks: Ranks
     checkpoints: Path
     progress: Progress = field(default_factory=Progress)
     tuned: tuple[int, Evaluation] | None = None
     """The last evaluation with the adapter on, and the number of steps before it."""
+    is_cut_off: bool = False
+    """Whether this rank left a step that the others wait in: it may save, and compute nothing more with them."""
 
     def __post_init__(self) -> None:
-        self.parameters = lora.parameters(self.attached)
         self.optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=self.job.learning_rate, betas=ADAM_BETAS, weight_decay=0.0
+            [self.llama.lora.flat],
+            lr=self.job.learning_rate,
+            betas=ADAM_BETAS,
+            weight_decay=0.0,
+            fused=self.llama.device.type == "cuda",
         )
-        self.heldout_batches = batches(self.data.heldout, self.job.per_device_batch_size)
+        self.heldout_part = self._part(self.data.heldout)
+        self._alone = self.ranks.world_size == 1
         self._evaluation_seconds = 0.0
         self._save_seconds = 0.0
         self._saved_at = time.monotonic()
@@ -70,30 +83,45 @@ class Run:
             **{name: value for name, value in settings.items() if name not in _NOT_IDENTITY},
             "dataset_sha256": self.data.sha256,
             "base_config_sha256": self.base_config_sha256,
+            "number of GPUs": self.ranks.world_size,
         }
+
+    def _part(self, rows: list[Encoded]) -> Part:
+        return part_of(
+            rows,
+            capacity=self.job.per_device_batch_size * self.job.max_length,
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
+        )
 
     # --- steps
 
     def train(self) -> StopReason | None:
         """Steps until the last, or until there is a reason to stop, which is returned."""
-        self.model.train()
         first = self.progress.step
         while self.progress.step < self.job.max_steps:
-            reason = self.clock.reason_to_stop(seconds_to_finish=self.seconds_to_finish())
+            reason = self._reason_to_stop()
             if reason:
                 return reason
             try:
                 self.step()
             except StepAbandonedError:
+                self.is_cut_off = not self._alone
                 return "sigterm"
             if self.progress.step == first + STEPS_BEFORE_FORECAST:
-                print(f"expected end: {self.expected_end()}", flush=True)
+                self._say(f"expected end: {self.expected_end()}")
             if self.progress.step < self.job.max_steps and self.progress.step % self.job.eval_every_steps == 0:
                 self.evaluate_tuned()
-                print(f"expected end: {self.expected_end()}", flush=True)
+                self._say(f"expected end: {self.expected_end()}")
+            # Each rank by its own clock: only the first writes, and none waits for another.
             if time.monotonic() - self._saved_at > self.job.checkpoint_minutes * 60:
                 self.save_checkpoint()
         return None
+
+    def _reason_to_stop(self) -> StopReason | None:
+        """The first rank's, for all: no rank may begin a step that another does not."""
+        mine = self.clock.reason_to_stop(seconds_to_finish=self.seconds_to_finish())
+        return STOP_REASONS[self.ranks.of_first(STOP_REASONS.index(mine), self.llama.device)]
 
     def step(self) -> None:
         started, number, job = time.monotonic(), self.progress.step, self.job
@@ -104,13 +132,12 @@ class Run:
             number, num_rows=len(self.data.training), batch_size=job.global_batch_size, seed=job.seed
         )
         result = train_step(
-            self.model,
-            batches([self.data.training[i] for i in indices], job.per_device_batch_size),
-            self.parameters.values(),
+            self.llama,
+            self._part([self.data.training[i] for i in indices]),
             self.optimizer,
-            seed=job.seed * 1_000_003 + number,
-            device=self.device,
+            seed=f"{job.seed}:{number}",
             clock=self.clock,
+            ranks=self.ranks,
         )
         seconds = time.monotonic() - started
         self.clock.note_step(seconds)
@@ -123,7 +150,7 @@ class Run:
         progress.supervised_tokens += result.supervised_tokens
         progress.seconds += seconds
         progress.loss_curve.append((progress.step, result.loss))
-        print(metrics.format_line(**self._figures(result, seconds, rate)), flush=True)
+        self._say(metrics.format_line(**self._figures(result, seconds, rate)))
 
     def _figures(self, result: StepResult, seconds: float, rate: float) -> dict[str, float]:
         hours = self.clock.elapsed_seconds() / 3600
@@ -137,11 +164,15 @@ class Run:
             "hours_elapsed": hours,
             "hours_remaining": self.seconds_to_go() / 3600,
         }
-        if self.device.type == "cuda":
+        if self.llama.device.type == "cuda":
             figures["gpu_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         if self.job.usd_per_hour is not None:
             figures["usd_so_far"] = hours * self.job.usd_per_hour
         return figures
+
+    def _say(self, line: str) -> None:
+        if self.ranks.is_first:
+            print(line, flush=True)
 
     # --- time
 
@@ -161,66 +192,78 @@ class Run:
 
     def evaluate_base(self) -> None:
         """Once a run, with the adapter off: the weights in memory are then the base model's."""
-        if self.progress.base_heldout_loss is not None or not self.heldout_batches:
+        if self.progress.base_heldout_loss is not None or not self.data.heldout:
             return
-        with lora.adapter_off(self.attached):
-            found = self._evaluate()
+        found = self._evaluate(adapted=False)
         if found is None:
             return
         self._evaluation_seconds = found.seconds
         self.progress.base_heldout_loss = found.loss
-        print(metrics.format_line(base_heldout_loss=found.loss), flush=True)
+        self._say(metrics.format_line(base_heldout_loss=found.loss))
 
     def evaluate_tuned(self) -> None:
         """With the adapter on, unless it was just done or there is no time for it."""
         step = self.progress.step
-        if self.tuned and self.tuned[0] == step:
+        if self.is_cut_off or not self.data.heldout or (self.tuned and self.tuned[0] == step):
             return
-        if self._evaluation_seconds * EVALUATION_MARGIN > self.clock.seconds_left():
+        too_late = self._evaluation_seconds * EVALUATION_MARGIN > self.clock.seconds_left()
+        if self.ranks.of_first(int(too_late), self.llama.device):
             return
-        found = self._evaluate()
+        found = self._evaluate(adapted=True)
         if found:
             self._evaluation_seconds = found.seconds
             self.tuned = (step, found)
-            print(metrics.format_line(step=step, heldout_loss=found.loss), flush=True)
+            self._say(metrics.format_line(step=step, heldout_loss=found.loss))
 
     def heldout(self) -> HeldOut:
         current = self.tuned[1] if self.tuned and self.tuned[0] == self.progress.step else None
         return HeldOut(
             rows=len(self.data.heldout),
-            supervised_tokens=num_supervised(self.heldout_batches),
+            supervised_tokens=self.heldout_part.num_supervised,
             base_loss=self.progress.base_heldout_loss,
             tuned_loss=current.loss if current else None,
         )
 
-    def _evaluate(self) -> Evaluation | None:
-        found = evaluate(
-            self.model, self.heldout_batches, self.device, out_of_time=lambda: self.clock.seconds_left() <= 0
-        )
-        if found and not math.isfinite(found.loss):
+    def _evaluate(self, *, adapted: bool) -> Evaluation | None:
+        """None where time ran out; then on every rank."""
+        part, device, started = self.heldout_part, self.llama.device, time.monotonic()
+        total = torch.zeros((), device=device)
+        for group in self.llama.loss(part.batches, num_batches=part.num_batches, adapted=adapted):
+            total += group
+            if self.ranks.of_first(int(self.clock.seconds_left() <= 0), device):
+                return None
+        pending = self.ranks.sum(total)
+        if pending:
+            pending.wait()
+        loss = total.item() / max(1, part.num_supervised)
+        if not math.isfinite(loss):
             raise TrainingError(
-                f"the held-out loss is {found.loss}: the base model's weights are damaged, or LEARNING_RATE is too high"
+                f"the held-out loss is {loss}: the base model's weights are damaged, or LEARNING_RATE is too high"
             )
-        return found
+        return Evaluation(loss, time.monotonic() - started)
 
     # --- files
 
     def resume(self) -> None:
-        found = checkpoint.resume(self.checkpoints, self.parameters, self.optimizer, self.identity)
+        found = checkpoint.resume(self.checkpoints, self.llama.lora, self.optimizer, self.identity)
         if found:
             self.progress = found
 
     def save_checkpoint(self) -> None:
+        """On the first rank: the others hold the same numbers."""
         started = time.monotonic()
-        checkpoint.save(self.checkpoints, self.progress, self.parameters, self.optimizer, self.identity)
+        if self.ranks.is_first:
+            checkpoint.save(self.checkpoints, self.progress, self.llama.lora, self.optimizer, self.identity)
         self._saved_at = time.monotonic()
         self._save_seconds = max(self._save_seconds, self._saved_at - started)
 
     def save_adapter(self, folder: Path) -> None:
+        if not self.ranks.is_first:
+            return
         job = self.job
         adapter.save(
             folder,
-            self.attached,
+            self.llama.lora,
             targets=job.lora_targets,
             rank=job.lora_r,
             alpha=job.lora_alpha,

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
+from training_code.batches import Part
 from training_code.clock import Clock
-from training_code.data import Batch
 from training_code.errors import TrainingError
-from training_code.objective import loss_sum, num_supervised
-
-if TYPE_CHECKING:
-    from transformers import Llama4ForCausalLM
+from training_code.llama import Llama
+from training_code.ranks import Ranks, Work
 
 MAX_GRADIENT_NORM = 1.0
 
 
 class StepAbandonedError(Exception):
-    """SIGTERM came within the step. No weight has changed."""
+    """SIGTERM came within the step. No weight has changed; the other ranks wait in vain for this one."""
 
 
 @dataclass(frozen=True)
@@ -30,41 +25,44 @@ class StepResult:
     """What a step saw and what its loss was before it."""
 
     loss: float
-    """Mean over all supervised tokens of the step, however they fall into micro-batches."""
+    """Mean over all supervised tokens of the step, whatever rank and micro-batch they are in."""
     tokens: int
     supervised_tokens: int
 
 
 def train_step(
-    model: Llama4ForCausalLM,
-    batches: Sequence[Batch],
-    parameters: Iterable[nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    *,
-    seed: int,
-    device: torch.device,
-    clock: Clock,
+    llama: Llama, part: Part, optimizer: torch.optim.Optimizer, *, seed: str, clock: Clock, ranks: Ranks
 ) -> StepResult:
-    """Accumulate the gradients of all micro-batches, clip, and update. `seed` decides the step's dropout.
+    """Accumulate the gradients of all micro-batches of all ranks, clip, and update. `seed` decides the dropout.
 
-    Raises StepAbandonedError on SIGTERM and TrainingError for a loss or gradient that is not a number; both before any
-    weight changes.
+    Raises StepAbandonedError on SIGTERM, on the first rank alone, and TrainingError for a loss or gradient that is
+    not a number; both before any weight changes.
     """
-    parameters = list(parameters)
-    torch.manual_seed(seed)
-    optimizer.zero_grad(set_to_none=True)
-    total, tokens = 0.0, max(1, num_supervised(batches))
-    for batch in batches:
-        if clock.signalled:
-            raise StepAbandonedError
-        loss = loss_sum(model, batch.to(device)) / tokens
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.item()
-    norm = nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM).item()
-    for name, value in (("loss", total), ("gradient", norm)):
+    gradient, scale = llama.lora.gradient, 1 / max(1, part.num_supervised)
+    gradient.zero_()
+    sums: list[Work | None] = []
+    total = llama.accumulate(
+        part.batches,
+        num_batches=part.num_batches,
+        scale=scale,
+        seed=f"{seed}:{ranks.rank}",
+        after_layer=lambda layer: sums.append(ranks.sum(llama.lora.layer_gradient(layer))),
+        interrupted=lambda: clock.signalled and ranks.is_first,
+    )
+    if total is None:
+        raise StepAbandonedError
+    sums.append(ranks.sum(total))
+    for pending in sums:
+        if pending is not None:
+            pending.wait()
+    norm = torch.linalg.vector_norm(gradient)
+    # The loss and the norm come to the host together: one wait for the device in a step.
+    loss, norm_value = torch.stack((total * scale, norm)).tolist()
+    for name, value in (("loss", loss), ("gradient", norm_value)):
         if not math.isfinite(value):
             raise TrainingError(
                 f"the {name} became {value}: lower LEARNING_RATE, or check that the base model's weights are whole"
             )
+    gradient.mul_(min(1.0, MAX_GRADIENT_NORM / (norm_value + 1e-6)))
     optimizer.step()
-    return StepResult(total, sum(batch.num_tokens for batch in batches), num_supervised(batches))
+    return StepResult(loss, part.num_tokens, part.num_supervised)

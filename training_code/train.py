@@ -1,21 +1,29 @@
 """Fine-tune Llama 4 with LoRA inside a training container: `python -m training_code.train`.
 
 Exit status 0: /opt/ml/model holds a usable adapter. 1: /opt/ml/output/failure says why not, in one sentence.
+One process for each GPU; without the variables of torchrun this one starts them.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import sys
 import traceback
+from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 
 from heartbeat.job import FineTuneJob, SettingError, resolve
-from training_code import checkpoint, data, lora, model, schedule
+from training_code import checkpoint, data, device, loading, placing, schedule
+from training_code.base_files import open_base
 from training_code.clock import Clock, StopReason, process_start
 from training_code.environment import Environment, read_json_object
 from training_code.errors import TrainingError
+from training_code.launch import launch
+from training_code.ranks import Ranks, joined
 from training_code.result import write_metrics, write_record
 from training_code.run import ADAM_BETAS, Run
 from training_code.step import MAX_GRADIENT_NORM
@@ -26,11 +34,21 @@ DEFAULTS_FILE = "training_defaults.json"
 
 def main() -> int:
     environment = Environment.of_process()
+    if "RANK" not in os.environ:
+        environment.forget_failure()
+        try:
+            cluster, num_processes = environment.cluster(), max(1, torch.cuda.device_count())
+        except TrainingError as error:
+            return _fail(environment, str(error))
+        if cluster.num_hosts * num_processes > 1:
+            return launch(["-m", "training_code.train"], num_processes=num_processes, cluster=cluster)
     clock = Clock(limit_seconds=FineTuneJob.max_runtime_seconds, started=process_start())
     clock.listen()
     try:
-        with checkpoint.exclusive(environment.checkpoints):
-            train(environment, clock)
+        where = device.of_process()
+        with joined(where) as ranks, checkpoint.exclusive(environment.checkpoints) if ranks.is_first else nullcontext():
+            train(environment, clock, where, ranks)
+            _end_together(ranks)
     except (TrainingError, SettingError) as error:
         return _fail(environment, str(error))
     except torch.OutOfMemoryError as error:
@@ -39,96 +57,83 @@ def main() -> int:
             f"out of GPU memory: lower PER_DEVICE_BATCH_SIZE (and raise GRADIENT_ACCUMULATION_STEPS as much) or "
             f"MAX_LENGTH, or choose an instance with more; {error}",
         )
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            return _unexpected(environment, error)
+        return _fail(environment, f"the disk is full: {error}; give the job a larger volume (VolumeSizeInGB)")
     except Exception as error:
-        traceback.print_exc()
-        return _fail(environment, f"unexpected {type(error).__name__}: {error}; the log has the details")
+        return _unexpected(environment, error)
     return 0
 
 
-def train(environment: Environment, clock: Clock) -> None:
+def train(environment: Environment, clock: Clock, where: torch.device, ranks: Ranks) -> None:
     """The whole job, phase by phase."""
+    say = print_flushed if ranks.is_first else silent
     # Settings
-    base = environment.channel("model")
-    job, where = resolve(
+    channel = environment.channel("model")
+    job, sources = resolve(
         ("hyperparameters.json", environment.hyperparameters()),
-        (DEFAULTS_FILE, read_json_object(base / DEFAULTS_FILE, missing={})),
+        (DEFAULTS_FILE, read_json_object(channel / DEFAULTS_FILE, missing={})),
     )
     clock.limit_seconds = job.max_runtime_seconds
-    _refuse_unsupported(job, environment)
-    _print_settings(job, where)
+    _say_settings(say, job, sources)
 
     # Data, before the model: its mistakes are the likelier ones, and cost seconds to find
-    _phase("reading the dataset")
-    model.read_text_config(base)
+    say("== reading the dataset")
+    base = open_base(channel)
     rows = data.load(
         environment.channel("training"),
         environment.channel("heldout"),
-        ChatTokenizer(base),
+        ChatTokenizer(channel),
         max_length=job.max_length,
         held_out_fraction=job.held_out_fraction,
         seed=job.seed,
     )
-    _print_data(rows, job)
+    _say_data(say, rows, job)
 
     # Base model, adapter, optimizer
-    device = model.pick_device()
-    dtype = model.compute_dtype(device)
-    _phase(f"loading the base model onto {device} as {str(dtype).removeprefix('torch.')}")
-    llama = model.load_base(base, device, dtype)
-    attached = lora.attach(
-        llama,
-        job.lora_targets,
-        rank=job.lora_r,
-        alpha=job.lora_alpha,
-        dropout=job.lora_dropout,
-        seed=job.seed,
-    )
+    dtype = device.compute_dtype(where)
+    arrangement = placing.choose(job, base.architecture.shape, rows, where, ranks, is_quantised=base.is_quantised)
+    say(f"== loading the base model: {arrangement.describe(where, dtype, ranks)}")
+    llama = loading.load(base, job, arrangement=arrangement, device=where, dtype=dtype, ranks=ranks, report=say)
     run = Run(
         clock=clock,
         job=job,
         data=rows,
-        base_config_sha256=hashlib.sha256((base / "config.json").read_bytes()).hexdigest(),
-        device=device,
-        model=llama,
-        attached=attached,
+        base_config_sha256=hashlib.sha256((channel / "config.json").read_bytes()).hexdigest(),
+        llama=llama,
+        ranks=ranks,
         checkpoints=environment.checkpoints,
     )
-    num_trained = sum(parameter.numel() for parameter in run.parameters.values())
-    print(f"{num_trained:,} trained parameters in {len(attached)} layers", flush=True)
+    say(f"{llama.lora.num_parameters:,} trained parameters in {sum(1 for _ in llama.lora.matrices())} matrices")
 
     # Resume, or measure where training starts from
     run.resume()
     if run.progress.step:
-        _phase(f"resuming after step {run.progress.step} of {job.max_steps}")
+        say(f"== resuming after step {run.progress.step} of {job.max_steps}")
     if run.progress.base_heldout_loss is None:
-        _phase(f"evaluating the base model on {len(rows.heldout)} held-out rows")
+        say(f"== evaluating the base model on {len(rows.heldout)} held-out rows")
         run.evaluate_base()
         run.save_checkpoint()  # Shows now, not hours later, that the folder takes it, and how long that lasts.
 
     # Steps
-    _phase(f"training to step {job.max_steps}, {job.global_batch_size} rows a step")
+    say(f"== training to step {job.max_steps}, {job.global_batch_size} rows a step")
     reason = run.train()
     run.refuse_nothing_trained(reason)
 
     # What the job is for, first what must not be lost
-    _phase(f"saving the adapter of step {run.progress.step}" + (f", stopped by {reason}" if reason else ""))
+    say(f"== saving the adapter of step {run.progress.step}" + (f", stopped by {reason}" if reason else ""))
     run.save_adapter(environment.model / "adapter")
-    _write_results(environment, run, where, reason)
+    _write_results(environment, run, sources, reason)
     run.save_checkpoint()
     run.evaluate_tuned()
-    _write_results(environment, run, where, reason)
-    _print_outcome(run)
-
-
-def _refuse_unsupported(job: FineTuneJob, environment: Environment) -> None:
-    if job.mode not in ("auto", "resident"):
-        raise TrainingError(f"MODE={job.mode} is not supported by this version of the trainer; use auto or resident")
-    if environment.num_hosts() > 1:
-        raise TrainingError(f"this job has {environment.num_hosts()} instances; the trainer runs on one")
-    lora.target_pattern(job.lora_targets)
+    _write_results(environment, run, sources, reason)
+    _say_outcome(say, run)
 
 
 def _write_results(environment: Environment, run: Run, where: dict[str, str], reason: StopReason | None) -> None:
+    if not run.ranks.is_first:
+        return
     write_metrics(
         environment.model / "metrics.json",
         run.progress,
@@ -156,40 +161,59 @@ def _fail(environment: Environment, sentence: str) -> int:
     return 1
 
 
-def _phase(text: str) -> None:
-    print(f"== {text}", flush=True)
+def _unexpected(environment: Environment, error: Exception) -> int:
+    traceback.print_exc()
+    return _fail(environment, f"unexpected {type(error).__name__}: {error}; the log has the details")
 
 
-def _print_settings(job: FineTuneJob, where: dict[str, str]) -> None:
-    _phase("settings")
+def _end_together(ranks: Ranks) -> None:
+    """A rank that ends early would take the others' network with it. The first may have left a step: it waits not."""
+    sys.stdout.flush()
+    if ranks.world_size > 1:
+        # Past here nothing is left to do, and tearing down a network in use may hang.
+        os._exit(0)
+
+
+Say = Callable[[str], None]
+
+
+def print_flushed(line: str) -> None:
+    print(line, flush=True)
+
+
+def silent(line: str) -> None:
+    """What all ranks would say, the first one says."""
+    del line
+
+
+def _say_settings(say: Say, job: FineTuneJob, sources: dict[str, str]) -> None:
+    say("== settings")
     for name, value in job.to_hyperparameters().items():
-        print(f"{name}: {value} (from {where[name]})")
-    print(
+        say(f"{name}: {value} (from {sources[name]})")
+    say(
         f"AdamW, betas {ADAM_BETAS}, no weight decay; gradients clipped to norm {MAX_GRADIENT_NORM}; learning rate: "
-        f"linear over {job.warmup_steps} steps, then a cosine to {schedule.FINAL_SHARE} of the peak",
-        flush=True,
+        f"linear over {job.warmup_steps} steps, then a cosine to {schedule.FINAL_SHARE} of the peak"
     )
 
 
-def _print_data(rows: data.Data, job: FineTuneJob) -> None:
+def _say_data(say: Say, rows: data.Data, job: FineTuneJob) -> None:
     tokens = sum(len(row.ids) for row in rows.training)
     supervised = sum(row.num_supervised for row in rows.training)
-    print(f"{len(rows.training)} training rows, {tokens:,} tokens, the loss taken on {supervised:,} of them")
-    print(f"{len(rows.heldout)} held-out rows")
+    say(f"{len(rows.training)} training rows, {tokens:,} tokens, the loss taken on {supervised:,} of them")
+    say(f"{len(rows.heldout)} held-out rows")
     if rows.num_over_long:
-        print(f"{rows.num_over_long} rows left out: longer than MAX_LENGTH={job.max_length} tokens")
+        say(f"{rows.num_over_long} rows left out: longer than MAX_LENGTH={job.max_length} tokens")
     if not rows.heldout:
-        print("warning: no held-out rows, so base and tuned model are not compared; raise HELD_OUT_FRACTION")
+        say("warning: no held-out rows, so base and tuned model are not compared; raise HELD_OUT_FRACTION")
     for warning in rows.warnings:
-        print(f"warning: {warning}")
-    sys.stdout.flush()
+        say(f"warning: {warning}")
 
 
-def _print_outcome(run: Run) -> None:
+def _say_outcome(say: Say, run: Run) -> None:
     heldout = run.heldout()
     if heldout.base_loss is not None and heldout.tuned_loss is not None:
-        print(f"held-out loss {heldout.base_loss:.4f} before, {heldout.tuned_loss:.4f} after")
-    print(f"done in {run.clock.elapsed_seconds():.0f} seconds", flush=True)
+        say(f"held-out loss {heldout.base_loss:.4f} before, {heldout.tuned_loss:.4f} after")
+    say(f"done in {run.clock.elapsed_seconds():.0f} seconds")
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from examples.tiny_base import corpus
+from training_code import device as devices
 from training_code.chat import BEGIN_OF_TEXT, END_OF_TURN, SPECIAL_TOKENS, Piece, render
-from training_code.model import pick_device
 from training_code.schedule import learning_rate
 from training_code.tokenizer import ChatTokenizer
 
@@ -79,7 +79,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     write_tokenizer(out)
     tokenizer = ChatTokenizer(out)
-    model = new_model(tokenizer).to(pick_device())
+    model = new_model(tokenizer).to(devices.of_process())
     record = pretrain(model, out, arguments.steps)
     write_checkpoint(out, model, record)
     print(json.dumps(record))
@@ -149,7 +149,7 @@ def pretrain(model: Llama4ForCausalLM, out: Path, num_steps: int) -> dict[str, A
         with torch.autocast(device.type, dtype=torch.bfloat16):
             logits = model(input_ids=ids, use_cache=False).logits[:, :-1].flatten(0, 1)
             loss = functional.cross_entropy(logits.float(), ids[:, 1:].flatten(), label_smoothing=LABEL_SMOOTHING)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         losses.append(loss.detach())

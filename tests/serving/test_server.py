@@ -21,8 +21,10 @@ from serving.engine import Engine
 from serving.generate import generate
 from serving.local_server import MAX_BODY_BYTES, Settings
 from tests.training import tiny
-from training_code import adapter, lora, model
+from training_code import adapter
+from training_code.base_files import open_base
 from training_code.errors import TrainingError
+from training_code.lora_weights import LoraWeights
 
 ASK = {"messages": [{"role": "user", "content": "How many goals has Suzuki?"}], "temperature": 0, "max_tokens": 8}
 
@@ -67,12 +69,14 @@ class Server:
 
 def save_adapter(folder: Path, base: Path) -> None:
     """An adapter that says something else than the base model."""
-    llama = model.load_base(base, torch.device("cpu"), torch.float32)
-    attached = lora.attach(llama, ("attention", "shared_expert"), rank=4, alpha=8, dropout=0, seed=1)
+    targets = ("attention", "shared_expert")
+    lora = LoraWeights(
+        open_base(base).architecture, targets, rank=4, alpha=8, dropout=0, seed=1, device=torch.device("cpu")
+    )
     torch.manual_seed(1)
-    for module in attached.values():
-        torch.nn.init.normal_(module.lora_b, std=0.5)
-    adapter.save(folder, attached, targets=("attention", "shared_expert"), rank=4, alpha=8, dropout=0)
+    for matrix in lora.matrices():
+        torch.nn.init.normal_(matrix.lora_b.detach(), std=0.5)
+    adapter.save(folder, lora, targets=targets, rank=4, alpha=8, dropout=0)
 
 
 @pytest.fixture(scope="module")
@@ -310,7 +314,7 @@ def test_an_adapter_of_another_base_is_refused(base: Path, tmp_path: Path) -> No
     weights = load_file(folder / adapter.WEIGHTS)
     short = {name: tensor for name, tensor in weights.items() if ".layers.3." not in name}
     save_file(short, folder / adapter.WEIGHTS)
-    with pytest.raises(TrainingError, match=r"is not an adapter of this base model: .*layers\.3\."):
+    with pytest.raises(TrainingError, match=r"not an adapter of this base model: .*layers\.3\."):
         Engine.load(base, "base", {"stanley": folder}, None)
 
 

@@ -11,11 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.training import tiny
+from heartbeat.scout import SCOUT
+from tests.training import meta, tiny
 from tests.training.test_train import train
-from training_code import adapter, checkpoint, model
+from training_code import adapter, checkpoint, placing
+from training_code.architecture import Architecture
 from training_code.errors import TrainingError
-from training_code.model import StoredTensor
+from training_code.lora_weights import LoraWeights
 
 
 def edit(path: Path, **values: object) -> None:
@@ -123,20 +125,16 @@ def huge_learning_rate(root: Path) -> None:
     edit(root / "input/config/hyperparameters.json", LEARNING_RATE="1e30")
 
 
-def unsupported_mode(root: Path) -> None:
-    edit(root / "input/config/hyperparameters.json", MODE="streamed")
-
-
-def unsupported_target(root: Path) -> None:
-    edit(root / "input/config/hyperparameters.json", LORA_TARGETS="attention,routed_experts")
+def sharded_alone(root: Path) -> None:
+    edit(root / "input/config/hyperparameters.json", MODE="sharded")
 
 
 def broken_hyperparameters(root: Path) -> None:
     (root / "input/config/hyperparameters.json").write_text("[]")
 
 
-def two_hosts(root: Path) -> None:
-    (root / "input/config/resourceconfig.json").write_text('{"hosts": ["algo-1", "algo-2"]}')
+def lost_host(root: Path) -> None:
+    (root / "input/config/resourceconfig.json").write_text('{"current_host": "x", "hosts": ["algo-1", "algo-2"]}')
 
 
 def no_time(root: Path) -> None:
@@ -167,10 +165,9 @@ def no_time(root: Path) -> None:
         (misspelt_setting, "LEARNING_RAT is not a setting; did you mean LEARNING_RATE?"),
         (bad_value, "MAX_STEPS=0 must be at least 1"),
         (huge_learning_rate, "LEARNING_RATE=1e30 must be at most 1"),
-        (unsupported_mode, "MODE=streamed is not supported by this version"),
-        (unsupported_target, "routed_experts is not supported by this version"),
+        (sharded_alone, "MODE=sharded needs several GPUs, and this job has 1"),
         (broken_hyperparameters, "hyperparameters.json must hold a JSON object"),
-        (two_hosts, "this job has 2 instances; the trainer runs on one"),
+        (lost_host, "current_host='x' is not among hosts=['algo-1', 'algo-2']"),
         (no_time, "not one step was trained: MAX_RUNTIME_SECONDS=1 left no time"),
     ],
 )
@@ -214,9 +211,8 @@ def test_a_checkpoint_of_another_run_is_not_resumed(base: Path, tmp_path: Path) 
 
 
 def test_a_model_larger_than_memory_is_refused_with_the_sizes() -> None:
-    scout = {"weight": StoredTensor(Path("x"), "weight", (108_600, 1_000_000))}
-    with pytest.raises(TrainingError, match=r"108.6 B parameters, 404.6 GiB as float32, and \d+.\d GiB of memory"):
-        model.refuse_if_too_large(scout, torch.device("cpu"), torch.float32)
+    with pytest.raises(TrainingError, match=r"107.8 B parameters, 401.5 GiB here, and \d+.\d GiB of memory are free"):
+        placing.require_host_memory(SCOUT, 4 * SCOUT.text_parameters)
 
 
 @pytest.mark.parametrize(
@@ -239,10 +235,11 @@ def test_adapter_keys_that_vllm_would_ignore_are_refused(key: str) -> None:
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
-    weight = torch.nn.Parameter(torch.ones(3))
-    optimizer = torch.optim.AdamW([weight])
+    architecture = Architecture.from_config(meta.load("rope").config)
+    lora = LoraWeights(architecture, ["attention"], rank=1, alpha=1, dropout=0, seed=0, device=torch.device("cpu"))
+    optimizer = torch.optim.AdamW([lora.flat])
     for step in range(1, 5):
-        checkpoint.save(tmp_path, checkpoint.Progress(step=step), {"w": weight}, optimizer, {})
+        checkpoint.save(tmp_path, checkpoint.Progress(step=step), lora, optimizer, {})
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "step-00000003.safetensors",
         "step-00000004.safetensors",

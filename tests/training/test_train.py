@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import torch
 
 from heartbeat import dataset, gate, metrics
 from heartbeat.job import FineTuneJob
+from serving import base_model
 from tests.training import tiny
-from training_code import adapter, checkpoint, lora, model
+from training_code import adapter, checkpoint
 from training_code.chat import render
 from training_code.clock import process_start
 from training_code.tokenizer import ChatTokenizer
@@ -56,6 +58,10 @@ def wait_for(process: subprocess.Popen[str], text: str) -> list[str]:
 def read(root: Path, name: str = "metrics.json") -> dict[str, Any]:
     found: dict[str, Any] = json.loads((root / "model" / name).read_text())
     return found
+
+
+def transformers_model(base: Path) -> Any:
+    return base_model.load(base, torch.device("cpu"), torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -124,38 +130,41 @@ def test_adapter_gives_pefts_model_the_same_logits(trained: Path, base: Path) ->
     peft = pytest.importorskip("peft")
 
     ids = torch.tensor([[0, 5, 9, 40, 77, 120, 33, 61, 5, 200]])
-    ours = model.load_base(base, torch.device("cpu"), torch.float32)
-    attached = adapter.load(trained / "model/adapter", ours)
-    theirs = peft.PeftModel.from_pretrained(
-        model.load_base(base, torch.device("cpu"), torch.float32), str(trained / "model/adapter")
-    )
+    ours = transformers_model(base)
+    switch = base_model.SwitchableAdapter(ours, adapter.read(trained / "model/adapter"))
+    theirs = peft.PeftModel.from_pretrained(transformers_model(base), str(trained / "model/adapter"))
     with torch.no_grad():
-        tuned, expected = ours(input_ids=ids).logits, theirs(input_ids=ids).logits
-        with lora.adapter_off(attached):
-            off = ours(input_ids=ids).logits
+        expected, off = theirs(input_ids=ids).logits, ours(input_ids=ids).logits
+        with switch.on():
+            tuned = ours(input_ids=ids).logits
+        again = ours(input_ids=ids).logits
 
     torch.testing.assert_close(tuned, expected, rtol=1e-5, atol=1e-5)
     assert (tuned - off).abs().max() > 0.1  # and it is no adapter of zeros
+    assert torch.equal(off, again)
 
 
-def test_base_loss_is_the_base_models(trained: Path, base: Path) -> None:
-    """Against transformers' own loss, row by row, without this trainer's masks, batches and padding."""
-    llama = model.load_base(base, torch.device("cpu"), torch.float32)
+def test_held_out_losses_are_those_of_transformers_with_pefts_adapter(trained: Path, base: Path) -> None:
+    """Row by row, without this trainer's model, masks and packing: what was trained is what PEFT loads."""
+    llama = transformers_model(base)
+    switch = base_model.SwitchableAdapter(llama, adapter.read(trained / "model/adapter"))
     tokenizer = ChatTokenizer(base)
     _, heldout = dataset.split(tiny.conversations(), 0.25, 0)
-    total, tokens = 0.0, 0
+    totals, tokens = [0.0, 0.0], 0
     for row in heldout:
         encoded = tokenizer.encode(render(row["messages"], row.get("tools")))
         ids = torch.tensor([encoded.ids])
         labels = torch.tensor([[i if s else -100 for i, s in zip(encoded.ids, encoded.supervised, strict=True)]])
         count = int((labels != -100).sum())
-        with torch.no_grad():
-            total += llama(input_ids=ids, labels=labels, use_cache=False).loss.item() * count
+        for i, adapted in enumerate((False, True)):
+            with torch.no_grad(), switch.on() if adapted else nullcontext():
+                totals[i] += llama(input_ids=ids, labels=labels, use_cache=False).loss.item() * count
         tokens += count
 
     found = read(trained)["heldout"]
     assert (found["rows"], found["supervised_tokens"]) == (len(heldout), tokens)
-    assert found["base_loss"] == pytest.approx(total / tokens, rel=1e-5)
+    assert found["base_loss"] == pytest.approx(totals[0] / tokens, rel=1e-5)
+    assert found["tuned_loss"] == pytest.approx(totals[1] / tokens, rel=1e-5)
 
 
 def test_loss_is_the_mean_over_the_steps_tokens_however_they_are_batched(base: Path, tmp_path: Path) -> None:
@@ -209,7 +218,7 @@ def test_sigterm_leaves_a_usable_adapter(base: Path, tmp_path: Path) -> None:
     assert 3 <= found["steps_done"] < 100_000
     assert found["heldout"]["tuned_loss"] < found["heldout"]["base_loss"]
     assert not (root / "output/failure").exists()
-    adapter.load(root / "model/adapter", model.load_base(base, torch.device("cpu"), torch.float32))
+    base_model.SwitchableAdapter(transformers_model(base), adapter.read(root / "model/adapter"))
 
 
 def test_no_step_begins_that_would_end_after_the_limit(base: Path, tmp_path: Path) -> None:

@@ -1,0 +1,75 @@
+"""What each layer was given, kept from the forward pass for the backward pass: on the GPU, or in pinned host memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from training_code.feed import Place
+
+
+class Boundaries:
+    """Inputs (tokens, hidden) of every layer, for each micro-batch of a group.
+
+    In host memory a copy runs beside the computation both ways: out as soon as a layer is done with its input, back
+    while the micro-batch before is being worked on.
+    """
+
+    def __init__(self, *, num_layers: int, place: Place, device: torch.device) -> None:
+        self._device = device
+        self._on_host = place == "host" and device.type == "cuda"
+        self._stream = torch.cuda.Stream(device) if self._on_host else None
+        self._kept: list[list[torch.Tensor]] = [[] for _ in range(num_layers)]
+        self._pool: dict[tuple[int, ...], list[torch.Tensor]] = {}
+
+    def forget(self) -> None:
+        """Drop what an abandoned group has left."""
+        for kept in self._kept:
+            kept.clear()
+
+    def put(self, layer: int, x: torch.Tensor) -> None:
+        """Keep the next micro-batch's input of the layer."""
+        if self._stream is None:
+            self._kept[layer].append(x)
+            return
+        host = self._host_tensor(x)
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._stream):
+            host.copy_(x, non_blocking=True)
+        x.record_stream(self._stream)
+        self._kept[layer].append(host)
+
+    def take(self, layer: int) -> Iterator[torch.Tensor]:
+        """The inputs of the layer in the order of `put`, on the device; they are forgotten."""
+        kept, self._kept[layer] = self._kept[layer], []
+        if self._stream is None:
+            while kept:
+                yield kept.pop(0)
+            return
+        arriving = self._fetch(kept[0]) if kept else None
+        for i, host in enumerate(kept):
+            assert arriving is not None
+            x, event = arriving
+            if i + 1 < len(kept):
+                arriving = self._fetch(kept[i + 1])
+            torch.cuda.current_stream(self._device).wait_event(event)
+            yield x
+            self._pool[_key(host)].append(host)  # what is written there next is written by the same stream
+
+    def _fetch(self, host: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event]:
+        assert self._stream is not None
+        x = torch.empty(host.shape, dtype=host.dtype, device=self._device)
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))  # x may lie where something was in use
+        with torch.cuda.stream(self._stream):
+            x.copy_(host, non_blocking=True)
+            return x, self._stream.record_event()
+
+    def _host_tensor(self, like: torch.Tensor) -> torch.Tensor:
+        # Pinning is slow: what one step has pinned serves all others.
+        free = self._pool.setdefault(_key(like), [])
+        return free.pop() if free else torch.empty(like.shape, dtype=like.dtype, pin_memory=True)
+
+
+def _key(tensor: torch.Tensor) -> tuple[int, ...]:
+    return (*tensor.shape, tensor.element_size())

@@ -1,0 +1,144 @@
+"""Where the frozen layers lie, and how they come to the GPU one after the other, the next while the last computes.
+
+A rank keeps all of each layer's pack or its share of it, on its GPU or in pinned host memory. That is all that the
+modes differ in: resident (all, GPU), sharded (a share, GPU), streamed (all or a share, host).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from training_code.packs import Layout, Pack
+from training_code.ranks import Ranks, Work
+
+Place = Literal["device", "host"]
+ALIGNMENT = 256
+"""Bytes to which a share is padded, for every rank's to be of one size and begin where kernels like it."""
+NUM_BUFFERS = 2
+"""The layer in use and the one on its way."""
+
+
+def share_bytes(layer_bytes: int, num_shares: int) -> int:
+    """Bytes of one rank's share of a layer's pack."""
+    per_rank = -(-layer_bytes // num_shares)
+    return -(-per_rank // ALIGNMENT) * ALIGNMENT
+
+
+@dataclass
+class _Arrival:
+    layer: int
+    slot: int
+    event: torch.cuda.Event | None = None
+    """On the copy's stream, after the copy."""
+    work: Work | None = None
+
+
+class Feed:
+    """Frozen layers in any order, each whole on the device when it is its turn."""
+
+    def __init__(
+        self, layouts: Sequence[Layout], *, device: torch.device, ranks: Ranks, place: Place, split: bool
+    ) -> None:
+        self._layouts, self._device, self._ranks, self._place = layouts, device, ranks, place
+        self._num_shares = ranks.world_size if split else 1
+        self.shares = [
+            torch.empty(
+                share_bytes(layout.num_bytes, self._num_shares),
+                dtype=torch.uint8,
+                device=device if place == "device" else "cpu",
+                pin_memory=place == "host" and device.type == "cuda",
+            )
+            for layout in layouts
+        ]
+        """What this rank keeps of each layer; whoever loads the model fills them."""
+        self._is_whole_on_device = self._num_shares == 1 and (place == "device" or device.type == "cpu")
+        self._buffers: list[torch.Tensor] = []
+        self._staging: list[torch.Tensor] = []
+        if not self._is_whole_on_device:
+            largest = max(share.numel() for share in self.shares)
+            self._buffers = self._allocate(largest * self._num_shares)
+            if self._num_shares > 1 and place == "host" and device.type == "cuda":
+                self._staging = self._allocate(largest)
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._released: list[torch.cuda.Event | None] = [None] * NUM_BUFFERS
+
+    def _allocate(self, num_bytes: int) -> list[torch.Tensor]:
+        return [torch.empty(num_bytes, dtype=torch.uint8, device=self._device) for _ in range(NUM_BUFFERS)]
+
+    def fill(self, layer: int, read: Callable[[torch.Tensor | None], torch.Tensor]) -> None:
+        """Take a layer's pack from `read`; where it is split, one rank reads it for all.
+
+        `read` gives (num_bytes,) uint8 on the host: the tensor that it is given, filled, or one of its own for None.
+        """
+        share = self.shares[layer]
+        if self._num_shares == 1:
+            if share.device.type == "cpu":
+                read(share)
+            else:
+                data = read(None)
+                share[: data.numel()].copy_(data)
+            return
+        reader = layer % self._num_shares
+        parts = None
+        if self._ranks.rank == reader:
+            whole = torch.zeros(share.numel() * self._num_shares, dtype=torch.uint8, device=self._device)
+            data = read(None)
+            whole[: data.numel()].copy_(data)
+            parts = list(whole.split(share.numel()))
+        mine = torch.empty(share.shape, dtype=torch.uint8, device=self._device)
+        self._ranks.scatter(mine, parts, source=reader)
+        share.copy_(mine)
+
+    def walk(self, order: Sequence[int]) -> Iterator[tuple[int, Pack]]:
+        """(number, pack) of each layer in this order. A pack may be used until the next is asked for."""
+        if self._is_whole_on_device:
+            for layer in order:
+                yield layer, self._pack(layer, self.shares[layer])
+            return
+        arriving = self._send(order[0], 0)
+        for i, layer in enumerate(order):
+            arrived = arriving
+            if i + 1 < len(order):
+                arriving = self._send(order[i + 1], 1 - arrived.slot)
+            self._wait(arrived)
+            yield layer, self._pack(layer, self._buffers[arrived.slot])
+            if self._stream is not None:
+                self._released[arrived.slot] = torch.cuda.current_stream(self._device).record_event()
+
+    def _pack(self, layer: int, data: torch.Tensor) -> Pack:
+        layout = self._layouts[layer]
+        return Pack(layout=layout, data=data[: layout.num_bytes])
+
+    def _send(self, layer: int, slot: int) -> _Arrival:
+        share = self.shares[layer]
+        whole = self._buffers[slot][: share.numel() * self._num_shares]
+        if self._stream is None:
+            if self._num_shares == 1:
+                whole.copy_(share)
+                return _Arrival(layer, slot)
+            return _Arrival(layer, slot, work=self._ranks.gather(whole, share))
+        arrival = _Arrival(layer, slot)
+        with torch.cuda.stream(self._stream):
+            released = self._released[slot]
+            if released is not None:
+                self._stream.wait_event(released)
+            if self._num_shares == 1:
+                whole.copy_(share, non_blocking=True)
+            else:
+                part = share
+                if self._place == "host":
+                    part = self._staging[slot][: share.numel()]
+                    part.copy_(share, non_blocking=True)
+                arrival.work = self._ranks.gather(whole, part)
+            arrival.event = self._stream.record_event()
+        return arrival
+
+    def _wait(self, arrival: _Arrival) -> None:
+        if arrival.work is not None:
+            arrival.work.wait()
+        if arrival.event is not None:
+            torch.cuda.current_stream(self._device).wait_event(arrival.event)

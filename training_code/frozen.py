@@ -1,0 +1,117 @@
+"""Products with frozen matrices, which have no gradient of their own and may exist only while they are used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from training_code.packs import Pack
+
+
+@dataclass
+class FrozenLayer:
+    """One layer's weights as its forward and backward use them.
+
+    `keep`: a matrix is dequantised once while the layer is in use, and serves a whole group of micro-batches; else
+    anew for each product, which takes the memory of one matrix rather than of all.
+    """
+
+    pack: Pack
+    dtype: torch.dtype
+    keep: bool
+    _kept: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def plain(self, name: str) -> torch.Tensor:
+        """A norm's or the router's weights, in the dtype that is computed in."""
+        return self.pack.tensor(name).to(self.dtype)
+
+    def matrix(self, name: str) -> torch.Tensor:
+        found = self._kept.get(name)
+        if found is None:
+            found = self.pack.matrix(name, self.dtype)
+            if self.keep:
+                self._kept[name] = found
+        return found
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Rows that are sorted by expert: rows ends[e-1] to ends[e] are expert e's."""
+
+    ends: torch.Tensor
+    """(experts,) int32, on the rows' device."""
+
+    @property
+    def sizes(self) -> list[int]:
+        """Waits for the device."""
+        ends = self.ends.tolist()
+        return [end - start for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def linear(x: torch.Tensor, layer: FrozenLayer, name: str, *, wanted: bool = True) -> torch.Tensor:
+    """x W^T for the weight (outputs, inputs) of the module of this name. Not `wanted`: as `grouped_linear`."""
+    y: torch.Tensor = _Linear.apply(x, layer, f"{name}.weight", wanted)  # type: ignore[no-untyped-call]
+    return y
+
+
+def grouped_linear(
+    x: torch.Tensor, layer: FrozenLayer, name: str, groups: Groups, *, wanted: bool = True
+) -> torch.Tensor:
+    """x[rows of e] W[e] for a stack of matrices (experts, inputs, outputs).
+
+    Not `wanted`: nobody reads the result, only a gradient comes back through it; its numbers are then not computed
+    and undefined. In the backward pass that spares a recomputed layer its last products, a sixth of its forward.
+    """
+    y: torch.Tensor = _GroupedLinear.apply(x, layer, name, groups, wanted)  # type: ignore[no-untyped-call]
+    return y
+
+
+def grouped_product(x: torch.Tensor, stack: torch.Tensor, groups: Groups) -> torch.Tensor:
+    """x[rows of e] stack[e] for (experts, inputs, outputs); differentiable in both."""
+    if _has_grouped_mm(x):
+        return functional.grouped_mm(x, stack, offs=groups.ends)
+    parts = x.split(groups.sizes)
+    return torch.cat([part @ stack[expert] for expert, part in enumerate(parts)])
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, layer: FrozenLayer, name: str, wanted: bool) -> torch.Tensor:
+        ctx.layer, ctx.name = layer, name
+        if not wanted:
+            return x.new_empty(x.shape[0], layer.pack.layout.matrix_shape(name)[0])
+        return functional.linear(x, layer.matrix(name))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (gradient,) = gradients
+        return gradient @ ctx.layer.matrix(ctx.name), None, None, None
+
+
+class _GroupedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, layer: FrozenLayer, name: str, groups: Groups, wanted: bool) -> torch.Tensor:
+        ctx.layer, ctx.name, ctx.groups = layer, name, groups
+        if not wanted:
+            return x.new_empty(x.shape[0], layer.pack.layout.matrix_shape(name)[-1])
+        return grouped_product(x, layer.matrix(name), groups)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (gradient,) = gradients
+        transposed = ctx.layer.matrix(ctx.name).transpose(1, 2)
+        return grouped_product(gradient, transposed, ctx.groups), None, None, None, None
+
+
+def _has_grouped_mm(x: torch.Tensor) -> bool:
+    # Before Hopper torch's grouped product is a loop over experts with a wait in each.
+    return x.dtype == torch.bfloat16 and x.device.type == "cuda" and _is_hopper(x.device)
+
+
+@cache
+def _is_hopper(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device)[0] >= 9

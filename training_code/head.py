@@ -1,0 +1,66 @@
+"""The loss: cross-entropy over the vocabulary of the tokens that the assistant says, and of no others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from training_code.layer import rms_norm
+
+LOGITS_BYTES = 2**29
+"""Of f32 logits that exist at a time: Scout's 202,048 classes of a whole micro-batch of 8,192 would be 6.2 GiB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """Final norm and output matrix, both frozen."""
+
+    norm: torch.Tensor
+    """(hidden,)"""
+    weight: torch.Tensor
+    """(vocabulary, hidden)"""
+    norm_eps: float
+
+    def loss(self, x: torch.Tensor, positions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Natural-log cross-entropy summed over `positions` of x (tokens, hidden), f32; `targets` are their classes."""
+        with torch.no_grad():
+            normed = self._normed(x[positions])
+            total = torch.zeros((), device=x.device)
+            for rows, classes in self._chunks(normed, targets):
+                logits = (rows @ self.weight.t()).float()
+                total += (logits.logsumexp(-1) - logits.gather(1, classes[:, None])[:, 0]).sum()
+        return total
+
+    def loss_and_gradient(
+        self, x: torch.Tensor, positions: torch.Tensor, targets: torch.Tensor, *, scale: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The sum as `loss` gives it, and the gradient of `scale` times it by x.
+
+        The gradient by the logits is softmax minus the target's one-hot; it goes through the matrix chunk by chunk,
+        so that neither logits nor their gradient ever exist for all tokens.
+        """
+        rows_of_x = x.detach()[positions].requires_grad_()
+        with torch.enable_grad():
+            normed = self._normed(rows_of_x)
+        gradient = torch.empty_like(normed)
+        total, done = torch.zeros((), device=x.device), 0
+        with torch.no_grad():
+            for rows, classes in self._chunks(normed.detach(), targets):
+                logits = (rows @ self.weight.t()).float()
+                log_sum = logits.logsumexp(-1, keepdim=True)
+                total += (log_sum - logits.gather(1, classes[:, None])).sum()
+                by_logits = logits.sub_(log_sum).exp_()
+                by_logits.scatter_add_(1, classes[:, None], by_logits.new_full((len(classes), 1), -1.0))
+                gradient[done : done + len(rows)] = by_logits.mul_(scale).to(x.dtype) @ self.weight
+                done += len(rows)
+        normed.backward(gradient)
+        assert rows_of_x.grad is not None
+        return total, torch.zeros_like(x).index_copy_(0, positions, rows_of_x.grad)
+
+    def _normed(self, x: torch.Tensor) -> torch.Tensor:
+        return rms_norm(x, self.norm, self.norm_eps)
+
+    def _chunks(self, normed: torch.Tensor, targets: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        size = max(1, LOGITS_BYTES // (4 * self.weight.shape[0]))
+        return list(zip(normed.split(size), targets.split(size), strict=True)) if len(targets) else []

@@ -1,0 +1,188 @@
+"""A frozen Llama 4 with an adapter: losses, and gradients by layer-major accumulation.
+
+All micro-batches of a group go through layer l before any goes through layer l+1. A layer is then fetched and
+dequantised twice for the group rather than twice for each micro-batch, and only what each layer was given is kept:
+the backward pass computes a layer anew. Gradients are those of the plain order, to the last bit in f32.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch.nn import functional
+
+from training_code.architecture import Architecture
+from training_code.batches import MicroBatch
+from training_code.boundaries import Boundaries
+from training_code.feed import Feed, Place
+from training_code.frozen import FrozenLayer
+from training_code.head import Head
+from training_code.layer import Places, run_layer
+from training_code.lora_weights import NO_LORA, LayerLora, LoraWeights
+from training_code.packs import Pack
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """How a model is laid out in memory; no figure depends on it."""
+
+    boundaries: Place = "device"
+    group_size: int = 1
+    """Micro-batches that go through a layer together."""
+    keep_dequantised: bool = True
+    """Whether all of a layer's matrices exist dequantised while it is in use."""
+
+
+@dataclass(kw_only=True)
+class Llama:
+    """The model on one rank."""
+
+    architecture: Architecture
+    feed: Feed
+    embedding: torch.Tensor
+    """(vocabulary, hidden), on the device or on the host."""
+    head: Head
+    lora: LoraWeights
+    device: torch.device
+    dtype: torch.dtype
+    placement: Placement
+    _frequencies: torch.Tensor = field(init=False)
+    _boundaries: Boundaries = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._frequencies = self.architecture.inverse_frequencies().to(self.device)
+        self._boundaries = Boundaries(num_layers=self.num_layers, place=self.placement.boundaries, device=self.device)
+
+    @property
+    def num_layers(self) -> int:
+        return self.architecture.shape.num_layers
+
+    def loss(self, batches: Sequence[MicroBatch], *, num_batches: int, adapted: bool) -> Iterator[torch.Tensor]:
+        """The summed loss of each group, without dropout; the base model's where not `adapted`.
+
+        `num_batches` as in `accumulate`.
+        """
+        for group in self._groups(batches, num_batches):
+            states = self._start(group)
+            total = torch.zeros((), device=self.device)
+            with torch.no_grad():
+                for number, pack in self.feed.walk(range(self.num_layers)):
+                    layer, lora = self._layer(pack), self._lora(number, dropout=0.0) if adapted else NO_LORA
+                    for state in states:
+                        state.x = run_layer(state.x, layer, lora, state.places, self.architecture, number).total()
+                for state in states:
+                    total += self.head.loss(state.x, state.positions, state.targets)
+            yield total
+
+    def accumulate(
+        self,
+        batches: Sequence[MicroBatch],
+        *,
+        num_batches: int,
+        scale: float,
+        seed: str,
+        after_layer: Callable[[int], None] | None = None,
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> torch.Tensor | None:
+        """Add the gradient of `scale` times the summed loss to the adapter's; the summed loss, a number on the device.
+
+        `num_batches`: of the rank that has the most, since ranks bring the layers to each other. `after_layer` is
+        called when a layer's gradient is complete. None, with gradients that are worth nothing, as soon as
+        `interrupted` says so; it is asked before every layer.
+        """
+        groups = self._groups(batches, num_batches)
+        total = torch.zeros((), device=self.device)
+        for index, group in enumerate(groups):
+            first = index * self.placement.group_size
+            seeds = [f"{seed}:{number}" for number in range(first, first + len(group))]
+            done = after_layer if index == len(groups) - 1 else None
+            found = self._accumulate_group(group, seeds, scale, done, interrupted)
+            if found is None:
+                return None
+            total += found
+        return total
+
+    def _accumulate_group(
+        self,
+        group: Sequence[MicroBatch],
+        seeds: Sequence[str],
+        scale: float,
+        after_layer: Callable[[int], None] | None,
+        interrupted: Callable[[], bool],
+    ) -> torch.Tensor | None:
+        states = self._start(group)
+        boundaries = self._boundaries
+        boundaries.forget()
+        with torch.no_grad():
+            for number, pack in self.feed.walk(range(self.num_layers)):
+                if interrupted():
+                    return None
+                layer, lora = self._layer(pack), self._lora(number, self.lora.dropout)
+                for state, seed in zip(states, seeds, strict=False):
+                    boundaries.put(number, state.x)
+                    _seed_dropout(seed, number)
+                    state.x = run_layer(state.x, layer, lora, state.places, self.architecture, number).total()
+        total = torch.zeros((), device=self.device)
+        for state in states:
+            loss, state.x = self.head.loss_and_gradient(state.x, state.positions, state.targets, scale=scale)
+            total += loss
+        for number, pack in self.feed.walk(range(self.num_layers - 1, -1, -1)):
+            if interrupted():
+                return None
+            layer, lora = self._layer(pack), self._lora(number, self.lora.dropout)
+            for state, seed, given in zip(states, seeds, boundaries.take(number), strict=False):
+                x = given.detach().requires_grad_()
+                _seed_dropout(seed, number)
+                with torch.enable_grad():
+                    parts = run_layer(x, layer, lora, state.places, self.architecture, number, wanted=False)
+                parts.backward(state.x)
+                assert x.grad is not None
+                state.x = x.grad
+            if after_layer is not None:
+                after_layer(number)
+        return total
+
+    def _groups(self, batches: Sequence[MicroBatch], num_batches: int) -> list[Sequence[MicroBatch]]:
+        """The last may be empty."""
+        size = self.placement.group_size
+        return [batches[start : start + size] for start in range(0, max(1, num_batches), size)]
+
+    def _start(self, group: Sequence[MicroBatch]) -> list[_State]:
+        states = []
+        for batch in group:
+            x = functional.embedding(batch.ids.to(self.embedding.device), self.embedding)
+            positions = (batch.targets >= 0).nonzero().squeeze(1)  # on the host: nothing waits for the GPU
+            states.append(
+                _State(
+                    x.to(self.device, self.dtype, non_blocking=True),
+                    Places.of(batch.lengths, self.architecture, self.device, self._frequencies),
+                    positions.to(self.device, non_blocking=True),
+                    batch.targets[positions].to(self.device, non_blocking=True),
+                )
+            )
+        return states
+
+    def _layer(self, pack: Pack) -> FrozenLayer:
+        return FrozenLayer(pack, self.dtype, keep=self.placement.keep_dequantised)
+
+    def _lora(self, number: int, dropout: float) -> LayerLora:
+        return LayerLora(self.lora.layer(number), self.lora.scale, dropout)
+
+
+@dataclass
+class _State:
+    """A micro-batch on its way: `x` is its hidden states going up, and their gradient coming down."""
+
+    x: torch.Tensor
+    places: Places
+    positions: torch.Tensor
+    targets: torch.Tensor
+
+
+def _seed_dropout(seed: str, layer: int) -> None:
+    # The recomputed forward must drop what the first one dropped, whatever ran in between.
+    digest = hashlib.blake2b(f"{seed}:{layer}".encode(), digest_size=8).digest()
+    torch.manual_seed(int.from_bytes(digest, "little"))

@@ -1,0 +1,77 @@
+"""A base model's files, brought to where the mode wants them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from heartbeat.job import FineTuneJob
+from training_code.base_files import BaseModel
+from training_code.feed import Feed
+from training_code.head import Head
+from training_code.llama import Llama
+from training_code.lora_weights import LoraWeights
+from training_code.placing import Arrangement
+from training_code.ranks import Ranks
+
+REPORT_SECONDS = 5.0
+"""Between lines about progress."""
+
+
+def load(
+    base: BaseModel,
+    job: FineTuneJob,
+    *,
+    arrangement: Arrangement,
+    device: torch.device,
+    dtype: torch.dtype,
+    ranks: Ranks,
+    report: Callable[[str], None],
+) -> Llama:
+    """The model, its adapter at its start. A layer that is not quantised in its files is while it is read."""
+    architecture, num_layers = base.architecture, base.num_layers
+    quantise = arrangement.weight_format == "nf4"
+    plain = None if quantise else dtype
+    feed = Feed(
+        [base.layer_layout(number, quantise=quantise, dtype=plain) for number in range(num_layers)],
+        device=device,
+        ranks=ranks,
+        place="host" if arrangement.mode == "streamed" else "device",
+        split=ranks.world_size > 1 and arrangement.mode != "resident",
+    )
+    started = reported = time.monotonic()
+    for number in range(num_layers):
+
+        def read(out: torch.Tensor | None, number: int = number) -> torch.Tensor:
+            return base.layer(number, quantise=quantise, dtype=plain, device=device, out=out).data
+
+        feed.fill(number, read)
+        if time.monotonic() - reported > REPORT_SECONDS:
+            reported = time.monotonic()
+            left = (reported - started) / (number + 1) * (num_layers - number - 1)
+            report(f"{number + 1} of {num_layers} layers loaded, {left:.0f} s left")
+    embedding = base.embedding().to(device if arrangement.mode == "resident" else "cpu", dtype)
+    return Llama(
+        architecture=architecture,
+        feed=feed,
+        embedding=embedding,
+        head=Head(
+            norm=base.final_norm().to(device, dtype),
+            weight=base.head().to(device, dtype),
+            norm_eps=architecture.norm_eps,
+        ),
+        lora=LoraWeights(
+            architecture,
+            job.lora_targets,
+            rank=job.lora_r,
+            alpha=job.lora_alpha,
+            dropout=job.lora_dropout,
+            seed=job.seed,
+            device=device,
+        ),
+        device=device,
+        dtype=dtype,
+        placement=arrangement.placement,
+    )

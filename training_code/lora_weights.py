@@ -1,0 +1,185 @@
+"""LoRA (Hu et al. 2021, arXiv:2106.09685): every trained number of a run, in one flat tensor.
+
+One tensor is one optimizer kernel, one norm and, for a layer's slice, one all-reduce. Matrices are views of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from training_code.architecture import Architecture
+
+ATTENTION = ("q", "k", "v", "o")
+FEED_FORWARD = ("gate", "up", "down")
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """One adapted weight: y += dropout(x) A^T B^T * alpha / rank."""
+
+    name: str
+    """As in the checkpoint, without `.weight`: `model.layers.3.self_attn.q_proj`."""
+    lora_a: torch.Tensor
+    """(rank, inputs), or (experts, rank, inputs)."""
+    lora_b: torch.Tensor
+    """(outputs, rank), or (experts, outputs, rank)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Spec:
+    name: str
+    num_inputs: int
+    num_outputs: int
+    num_experts: int | None
+
+    def shapes(self, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        stack = () if self.num_experts is None else (self.num_experts,)
+        return (*stack, rank, self.num_inputs), (*stack, self.num_outputs, rank)
+
+
+class LoraWeights:
+    """All of an adapter, f32 whatever the base computes in: AdamW's updates are far below bf16's resolution.
+
+    B starts at zero, so that training starts from the base model; A as PEFT starts it (Kaiming, a = sqrt(5)).
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        targets: Sequence[str],
+        *,
+        rank: int,
+        alpha: float,
+        dropout: float,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.scale, self.dropout = alpha / rank, dropout
+        layers = [
+            [(spec, spec.shapes(rank)) for spec in _specs(architecture, layer, targets)]
+            for layer in range(architecture.shape.num_layers)
+        ]
+        sizes = [sum(math.prod(a) + math.prod(b) for _, (a, b) in layer) for layer in layers]
+        self.flat = nn.Parameter(torch.zeros(sum(sizes), dtype=torch.float32, device=device))
+        self.flat.grad = torch.zeros_like(self.flat)
+        self._bounds: list[tuple[int, int]] = []
+        self._layers: list[dict[str, Matrix]] = []
+        generator, end = torch.Generator().manual_seed(seed), 0
+        for layer, size in zip(layers, sizes, strict=True):
+            self._bounds.append((end, end + size))
+            self._layers.append({})
+            for spec, (shape_a, shape_b) in layer:
+                matrix = Matrix(spec.name, self._view(end, shape_a), self._view(end + math.prod(shape_a), shape_b))
+                end += matrix.lora_a.numel() + matrix.lora_b.numel()
+                self._layers[-1][spec.name.split(".", 3)[3]] = matrix
+                for a in matrix.lora_a.detach().unbind() if spec.num_experts else (matrix.lora_a.detach(),):
+                    start = torch.empty(a.shape)
+                    nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
+                    a.copy_(start)
+
+    def _view(self, start: int, shape: tuple[int, ...]) -> torch.Tensor:
+        """A leaf whose value and gradient are stretches of the flat ones: autograd adds to a gradient in place."""
+        stretch = slice(start, start + math.prod(shape))
+        assert self.flat.grad is not None
+        view = self.flat.detach()[stretch].view(shape).requires_grad_()
+        view.grad = self.flat.grad[stretch].view(shape)
+        return view
+
+    @property
+    def num_parameters(self) -> int:
+        return self.flat.numel()
+
+    @property
+    def gradient(self) -> torch.Tensor:
+        assert self.flat.grad is not None
+        return self.flat.grad
+
+    def layer(self, number: int) -> Mapping[str, Matrix]:
+        """Adapted matrices of a layer by their names within it: `self_attn.q_proj`."""
+        return self._layers[number]
+
+    def layer_gradient(self, number: int) -> torch.Tensor:
+        return self.gradient[slice(*self._bounds[number])]
+
+    def matrices(self) -> Iterator[Matrix]:
+        for layer in self._layers:
+            yield from layer.values()
+
+    def named(self, like: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        """Views of the flat tensor, or of one `like` it (an optimizer's moment), by the names in a checkpoint."""
+        flat = self.flat.detach() if like is None else like
+        views, end = {}, 0
+        for matrix in self.matrices():
+            for part, tensor in (("lora_A", matrix.lora_a), ("lora_B", matrix.lora_b)):
+                views[f"{matrix.name}.{part}"] = flat[end : end + tensor.numel()].view(tensor.shape)
+                end += tensor.numel()
+        return views
+
+
+@dataclass(frozen=True)
+class LayerLora:
+    """A layer's adapter as its forward uses it."""
+
+    matrices: Mapping[str, Matrix]
+    scale: float
+    dropout: float
+    """0 where nothing is trained."""
+
+    def dropped(self, x: torch.Tensor, *names: str) -> torch.Tensor:
+        """The input of these matrices. Those that read the same numbers share a mask: one pass over them, not three."""
+        if self.dropout and any(name in self.matrices for name in names):
+            return functional.dropout(x, self.dropout, training=True)
+        return x
+
+    def add(self, y: torch.Tensor, x: torch.Tensor, name: str) -> torch.Tensor:
+        """y + x A^T B^T * scale, where the matrix of this name is adapted; x as `dropped` gave it."""
+        matrix = self.matrices.get(name)
+        if matrix is None:
+            return y
+        low = functional.linear(x, matrix.lora_a.to(x.dtype))
+        return torch.addmm(y, low, matrix.lora_b.to(x.dtype).t(), alpha=self.scale)
+
+
+NO_LORA = LayerLora({}, 0.0, 0.0)
+
+
+def _specs(architecture: Architecture, layer: int, targets: Sequence[str]) -> Iterator[_Spec]:
+    shape, prefix = architecture.shape, f"model.layers.{layer}."
+    hidden = shape.hidden_size
+    query, key_value = shape.num_attention_heads * shape.head_size, shape.num_key_value_heads * shape.head_size
+    if "attention" in targets:
+        outputs = {"q": query, "k": key_value, "v": key_value, "o": hidden}
+        for part in ATTENTION:
+            num_inputs = query if part == "o" else hidden
+            yield _Spec(
+                name=f"{prefix}self_attn.{part}_proj",
+                num_inputs=num_inputs,
+                num_outputs=outputs[part],
+                num_experts=None,
+            )
+    if not architecture.has_experts[layer]:
+        return
+    sizes = {
+        "gate": (hidden, shape.expert_size),
+        "up": (hidden, shape.expert_size),
+        "down": (shape.expert_size, hidden),
+    }
+    for target, place, num_experts in (
+        ("shared_expert", "shared_expert", None),
+        ("routed_experts", "experts", shape.num_experts),
+    ):
+        if target in targets:
+            for part in FEED_FORWARD:
+                num_inputs, num_outputs = sizes[part]
+                yield _Spec(
+                    name=f"{prefix}feed_forward.{place}.{part}_proj",
+                    num_inputs=num_inputs,
+                    num_outputs=num_outputs,
+                    num_experts=num_experts,
+                )

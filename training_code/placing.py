@@ -1,0 +1,140 @@
+"""How a job is laid out on the machine that it finds itself on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from heartbeat import memory
+from heartbeat.job import FineTuneJob
+from heartbeat.memory import GIB
+from heartbeat.scout import ModelShape
+from heartbeat.workload import Workload
+from training_code.data import Data
+from training_code.errors import TrainingError
+from training_code.llama import Placement
+from training_code.ranks import Ranks
+
+MODES = ("resident", "sharded", "streamed")
+CPU_GROUP = 8
+"""Micro-batches that go through a layer together where nothing is fetched: more would only hold more memory."""
+LOADABLE_SHARE_OF_HOST = 0.9
+"""Of the memory that is free; the rest is for activations and the process itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrangement:
+    """Where the frozen weights and the activations lie."""
+
+    mode: str
+    weight_format: str
+    """`nf4`, or `bf16` for weights as they come."""
+    placement: Placement
+
+    def describe(self, device: torch.device, dtype: torch.dtype, ranks: Ranks) -> str:
+        weights = "NF4" if self.weight_format == "nf4" else str(dtype).removeprefix("torch.")
+        where = {
+            "resident": "whole on each device",
+            "sharded": f"split over {ranks.world_size} devices",
+            "streamed": "in host memory",
+        }[self.mode]
+        devices = "the CPU" if device.type == "cpu" else f"{ranks.world_size} x {torch.cuda.get_device_name(device)}"
+        return (
+            f"{self.mode} ({where}), weights {weights}, computing in {str(dtype).removeprefix('torch.')} on {devices}"
+        )
+
+
+def choose(
+    job: FineTuneJob, shape: ModelShape, rows: Data, device: torch.device, ranks: Ranks, *, is_quantised: bool
+) -> Arrangement:
+    """The job's MODE, or for `auto` the first that fits; weights as they come, or NF4 where those would not fit.
+
+    Raises TrainingError with the sizes where none does, or the one that is asked for cannot be.
+    """
+    if job.mode == "sharded" and ranks.world_size == 1:
+        raise TrainingError("MODE=sharded needs several GPUs, and this job has 1; use auto, resident or streamed")
+    if device.type == "cpu":
+        return _on_cpu(job, shape, ranks, is_quantised)
+    work = _workload(job, rows)
+    free = _free_device_bytes(device)
+    formats = ("nf4",) if is_quantised else ("bf16", "nf4")
+    modes = MODES if job.mode == "auto" else (job.mode,)
+    needed: dict[tuple[str, str], float] = {}
+    for weight_format in formats:
+        for mode in modes:
+            if (mode == "sharded" and ranks.world_size == 1) or (weight_format == "bf16" and mode != "resident"):
+                continue
+            terms = memory.gpu_terms(
+                shape, job, work, mode=mode, num_gpus=ranks.world_size, weight_format=weight_format
+            )
+            # CUDA's context exists already: it is not among what is free.
+            bytes_needed = (sum(terms.values()) - terms["context"]) * GIB
+            needed[mode, weight_format] = bytes_needed
+            if bytes_needed <= free:
+                return Arrangement(mode=mode, weight_format=weight_format, placement=_placement(mode))
+    listed = ", ".join(f"{mode} {size / GIB:.1f} GiB as {weights}" for (mode, weights), size in needed.items())
+    raise TrainingError(
+        f"the job needs more than the {free / GIB:.1f} GiB that are free on a GPU ({listed}); lower "
+        "PER_DEVICE_BATCH_SIZE (and raise GRADIENT_ACCUMULATION_STEPS as much) or MAX_LENGTH, or choose an instance "
+        "with more memory"
+    )
+
+
+def _placement(mode: str) -> Placement:
+    if mode == "resident":
+        return Placement(boundaries="device", group_size=1)
+    # A layer is fetched twice for a group: the whole step is one.
+    return Placement(boundaries="host", group_size=2**30)
+
+
+def _on_cpu(job: FineTuneJob, shape: ModelShape, ranks: Ranks, is_quantised: bool) -> Arrangement:
+    weight_format = "nf4" if is_quantised else "bf16"
+    mode = "resident" if job.mode == "auto" else job.mode
+    # What is not quantised is computed in f32, which is twice what bf16 takes.
+    needed = shape.text_bytes(weight_format) * (1 if is_quantised else 2)
+    require_host_memory(shape, needed * (ranks.world_size if mode == "resident" else 1))
+    return Arrangement(mode=mode, weight_format=weight_format, placement=Placement(group_size=CPU_GROUP))
+
+
+def require_host_memory(shape: ModelShape, num_bytes: int) -> None:
+    """Raises TrainingError where a model of so many bytes does not fit into the memory that is free."""
+    free = free_host_bytes()
+    if num_bytes > free * LOADABLE_SHARE_OF_HOST:
+        raise TrainingError(
+            f"the base model has {shape.text_parameters / 1e9:.1f} B parameters, {num_bytes / GIB:.1f} GiB here, and "
+            f"{free / GIB:.1f} GiB of memory are free; choose an instance with more memory, or one with a GPU"
+        )
+
+
+def _workload(job: FineTuneJob, rows: Data) -> Workload:
+    """As the planner counts it, with tokens that are known rather than estimated."""
+    tokens = sum(len(row.ids) for row in rows.training)
+    return Workload(
+        training_rows=len(rows.training),
+        heldout_rows=len(rows.heldout),
+        tokens_per_row=tokens / len(rows.training),
+        step_rows=job.global_batch_size,
+        micro_batch_tokens=job.per_device_batch_size * job.max_length,
+        max_length=job.max_length,
+        max_steps=job.max_steps,
+    )
+
+
+def _free_device_bytes(device: torch.device) -> int:
+    free, total = torch.cuda.mem_get_info(device)
+    return min(free, math.floor(torch.cuda.get_per_process_memory_fraction(device) * total))
+
+
+def free_host_bytes() -> int:
+    """Of this container: it may be held to less than the host has."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    free = int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) * 1024
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+    except OSError:
+        return free
+    return free if limit == "max" else min(free, int(limit) - used)

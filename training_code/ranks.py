@@ -1,0 +1,79 @@
+"""The processes that train together, one a GPU; a process alone is rank 0 of 1 and needs no network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+
+TIMEOUT = timedelta(minutes=30)
+"""Between the ranks' calls of one collective: reading a base model from a cold disk may differ by minutes."""
+
+
+class Work(Protocol):
+    """A collective in flight."""
+
+    def wait(self) -> object: ...
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among them."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    """Among those on this machine."""
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, tensor: torch.Tensor) -> Work | None:
+        """Add up the tensor over all ranks, in place and not waited for; None where there is nothing to wait for."""
+        if self.world_size == 1:
+            return None
+        work: Work | None = dist.all_reduce(tensor, async_op=True)
+        return work
+
+    def gather(self, whole: torch.Tensor, part: torch.Tensor) -> Work | None:
+        """Fill `whole` with every rank's `part`, in the order of ranks; not waited for."""
+        work: Work | None = dist.all_gather_into_tensor(whole, part, async_op=True)
+        return work
+
+    def scatter(self, mine: torch.Tensor, parts: list[torch.Tensor] | None, *, source: int) -> None:
+        """Receive the part that rank `source`, the only one that gives `parts`, has for this rank."""
+        dist.scatter(mine, parts, src=source)
+
+    def of_first(self, value: int, device: torch.device) -> int:
+        """What the first rank gives, on every rank."""
+        if self.world_size == 1:
+            return value
+        told = torch.tensor(value, device=device)
+        dist.broadcast(told, src=0)
+        return int(told.item())
+
+    def wait_for_all(self) -> None:
+        if self.world_size > 1:
+            dist.barrier()
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Ranks]:
+    """Of the variables that torchrun sets; without them this process is alone."""
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1:
+        yield Ranks()
+        return
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=TIMEOUT, device_id=device if device.type == "cuda" else None)
+    try:
+        yield Ranks(dist.get_rank(), world_size, int(os.environ.get("LOCAL_RANK", "0")))
+    finally:
+        dist.destroy_process_group()
