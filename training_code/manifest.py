@@ -62,7 +62,8 @@ class Manifest:
             ) from None
 
     def write(self, folder: Path) -> None:
-        write_json(folder / MANIFEST, {"schema": SCHEMA, **asdict(self)})
+        value = {"schema": SCHEMA, **asdict(self)}
+        write_json(folder / MANIFEST, {**value, "files": dict(sorted(value["files"].items()))})
 
     def has(self, folder: Path, name: str) -> bool:
         """Whether the file was finished, and still has its size."""
