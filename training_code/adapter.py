@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from training_code.environment import read_json_object, write_json
+from training_code.environment import read_json_object, save_tensors, write_json
 from training_code.errors import TrainingError
 from training_code.lora_weights import LoraWeights
 
@@ -75,9 +75,7 @@ def save(folder: Path, lora: LoraWeights, *, targets: Sequence[str], rank: int, 
             weights[f"{_PREFIX}{stack['layer']}.{expert}.{stack['part']}.weight"] = matrix.to("cpu", copy=True)
     check_keys(weights)
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / (WEIGHTS + ".partial")
-    save_file(weights, str(partial), metadata={"format": "pt"})
-    partial.replace(folder / WEIGHTS)
+    save_tensors(folder / WEIGHTS, weights, {"format": "pt"})
     shutil.copyfile(Path(__file__).with_name(CHAT_TEMPLATE), folder / CHAT_TEMPLATE)
     write_json(
         folder / CONFIG,

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
+from training_code.environment import save_tensors
 from training_code.errors import TrainingError
 from training_code.lora_weights import LoraWeights
 
@@ -68,10 +68,8 @@ def save(
     flats = {"": lora.flat.detach().cpu(), **{f".{moment}": state[moment].cpu() for moment in _MOMENTS if state}}
     tensors = {f"{name}{suffix}": view for suffix, flat in flats.items() for name, view in lora.named(flat).items()}
     path = folder / f"step-{progress.step:08d}.safetensors"
-    partial = path.with_name(path.name + ".partial")
     metadata = {"progress": json.dumps(asdict(progress)), "identity": json.dumps(identity)}
-    save_file(tensors, str(partial), metadata=metadata)
-    partial.replace(path)
+    save_tensors(path, tensors, metadata)
     for old in _checkpoints(folder)[KEPT:]:
         old.unlink(missing_ok=True)
     return path

@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from training_code.errors import TrainingError
 from training_code.launch import Cluster
@@ -85,6 +90,25 @@ def read_json_object(path: Path, *, missing: dict[str, Any] | None = None) -> di
     if not isinstance(value, dict):
         raise TrainingError(f"{path} must hold a JSON object, not {type(value).__name__}")
     return value
+
+
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file as `write_json` writes: whole or not at all.
+
+    Raises TrainingError where it cannot be written, a full disk above all.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        save_file(dict(tensors), str(partial), metadata=dict(metadata))
+        partial.replace(path)
+    except (SafetensorError, OSError) as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        size = sum(tensor.nbytes for tensor in tensors.values()) / 2**30
+        raise TrainingError(
+            f"{path} ({size:.1f} GiB) cannot be written: {error}; what was saved before is whole. Give the job a "
+            "larger volume (VolumeSizeInGB) if the disk is full"
+        ) from None
 
 
 def write_json(path: Path, value: object) -> None:

@@ -31,8 +31,18 @@ class Cluster:
     master: str = "127.0.0.1"
 
 
-def launch(arguments: Sequence[str], *, num_processes: int, cluster: Cluster) -> int:
-    """Run `python *arguments` once for each GPU; the exit status of the first to fail, or of the job's first rank.
+@dataclass(frozen=True)
+class Ended:
+    """How the trainers of a machine ended."""
+
+    status: int
+    """The exit status of the first to fail, or 0."""
+    killed: str | None = None
+    """What to say of a trainer that a signal ended: it had no time to say anything."""
+
+
+def launch(arguments: Sequence[str], *, num_processes: int, cluster: Cluster) -> Ended:
+    """Run `python *arguments` once for each GPU, until the first has ended well or any has failed.
 
     SIGTERM and SIGINT are passed on. When this machine's first process has ended well the others are ended: after
     an early stop they would wait for it for ever.
@@ -48,9 +58,9 @@ def launch(arguments: Sequence[str], *, num_processes: int, cluster: Cluster) ->
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, pass_on)
-    status = _wait(children)
+    ended = _wait(children)
     _end(children)
-    return status
+    return ended
 
 
 def _variables(local: int, num_processes: int, cluster: Cluster) -> dict[str, str]:
@@ -65,14 +75,20 @@ def _variables(local: int, num_processes: int, cluster: Cluster) -> dict[str, st
     }
 
 
-def _wait(children: Sequence[subprocess.Popen[bytes]]) -> int:
+def _wait(children: Sequence[subprocess.Popen[bytes]]) -> Ended:
     while True:
         statuses = [child.poll() for child in children]
-        for status in statuses:
-            if status:  # a signal's number is negative: a shell would show 128 more than it
-                return status if status > 0 else 128 - status
+        # One that a signal ended comes first: the others fail because it is gone.
+        for local, status in sorted(enumerate(statuses), key=lambda item: item[1] or 0):
+            if status is not None and status < 0:
+                why = f"the process of GPU {local} was ended by {signal.Signals(-status).name}"
+                if status == -signal.SIGKILL:
+                    why += ", as Linux does where the host's memory is full; choose an instance with more of it"
+                return Ended(128 - status, why)
+            if status:
+                return Ended(status)
         if statuses[0] == 0:
-            return 0
+            return Ended(0)
         time.sleep(POLL_SECONDS)
 
 

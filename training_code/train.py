@@ -22,7 +22,7 @@ from training_code.base_files import open_base
 from training_code.clock import Clock, StopReason, process_start
 from training_code.environment import Environment, read_json_object
 from training_code.errors import TrainingError
-from training_code.launch import launch
+from training_code.launch import Cluster, launch
 from training_code.ranks import Ranks, joined
 from training_code.result import write_metrics, write_record
 from training_code.run import ADAM_BETAS, Run
@@ -41,7 +41,7 @@ def main() -> int:
         except TrainingError as error:
             return _fail(environment, str(error))
         if cluster.num_hosts * num_processes > 1:
-            return launch(["-m", "training_code.train"], num_processes=num_processes, cluster=cluster)
+            return _launch(environment, num_processes, cluster)
     clock = Clock(limit_seconds=FineTuneJob.max_runtime_seconds, started=process_start())
     clock.listen()
     try:
@@ -64,6 +64,14 @@ def main() -> int:
     except Exception as error:
         return _unexpected(environment, error)
     return 0
+
+
+def _launch(environment: Environment, num_processes: int, cluster: Cluster) -> int:
+    ended = launch(["-m", "training_code.train"], num_processes=num_processes, cluster=cluster)
+    if ended.killed:
+        environment.forget_failure()  # the others' complaints that it is gone
+        _fail(environment, ended.killed)
+    return ended.status
 
 
 def train(environment: Environment, clock: Clock, where: torch.device, ranks: Ranks) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from heartbeat.scout import SCOUT
 from tests.training import meta, tiny
-from tests.training.test_train import train
-from training_code import adapter, checkpoint, placing
+from tests.training.test_train import read, train
+from training_code import adapter, checkpoint, layer, placing
 from training_code.architecture import Architecture
 from training_code.errors import TrainingError
 from training_code.lora_weights import LoraWeights
@@ -199,6 +200,46 @@ def test_loss_that_is_no_number_changes_no_weight(base: Path, tmp_path: Path) ->
     not_a_number(root)
     assert train(root) == 1
     assert (root / "output/failure").read_text().startswith("the loss became nan: lower LEARNING_RATE")
+
+
+def test_a_disk_that_takes_no_more_leaves_the_last_checkpoint_whole(
+    base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = tiny.lay_out(tmp_path / "ml", base, CHECKPOINT_MINUTES=1e-9)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # The first checkpoint has no optimizer yet, 53 kB; the next one 160 kB.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        assert train(root) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    sentence = (root / "output/failure").read_text()
+    assert "step-00000001.safetensors (0.0 GiB) cannot be written" in sentence
+    assert "VolumeSizeInGB" in sentence
+    assert "Traceback" not in capfd.readouterr().err
+    assert [path.name for path in (root / "checkpoints").glob("step-*")] == ["step-00000000.safetensors"]
+    assert train(root) == 0
+    assert read(root)["steps_done"] == 6
+
+
+def test_memory_that_runs_out_within_a_step(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = tiny.lay_out(tmp_path / "ml", base, CHECKPOINT_MINUTES=1e-9)
+    layers = iter(range(40))
+
+    def run_layer(*arguments: Any, **options: Any) -> Any:
+        if next(layers, None) is None:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return layer.run_layer(*arguments, **options)
+
+    monkeypatch.setattr("training_code.llama.run_layer", run_layer)
+    assert train(root) == 1
+    assert (root / "output/failure").read_text().startswith("out of GPU memory: lower PER_DEVICE_BATCH_SIZE")
+    assert "Traceback" not in capfd.readouterr().err
+    monkeypatch.undo()
+    assert train(root) == 0
+    assert "resuming after step" in capfd.readouterr().out
 
 
 def test_a_checkpoint_of_another_run_is_not_resumed(base: Path, tmp_path: Path) -> None:

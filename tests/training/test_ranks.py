@@ -1,0 +1,139 @@
+"""Several trainers on one machine, over gloo: the same numbers as one, wherever the frozen weights lie."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.training import tiny
+from tests.training.test_train import read, train, wait_for
+
+# On a machine without GPUs the trainer would start one process.
+LAUNCHED = """
+import sys, torch
+torch.cuda.device_count = lambda: {num}
+from training_code.train import main
+sys.exit(main())
+"""
+STEPS: dict[str, Any] = {
+    "MAX_STEPS": 3,
+    "WARMUP_STEPS": 1,
+    "LORA_DROPOUT": 0,
+    "PER_DEVICE_BATCH_SIZE": 1,
+    "MAX_LENGTH": 512,
+}
+
+
+@contextmanager
+def launched(root: Path, num: int, port: int) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", LAUNCHED.format(num=num)],
+        env=tiny.child_environment(root, OMP_NUM_THREADS="1", MASTER_PORT=str(port)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def run(root: Path, num: int, port: int) -> str:
+    with launched(root, num, port) as process:
+        said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    return said
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def alone(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tiny.lay_out(tmp_path_factory.mktemp("alone") / "ml", base, **STEPS)
+    assert train(root) == 0
+    return root
+
+
+@pytest.mark.parametrize(("mode", "num"), [("sharded", 2), ("streamed", 3)])
+def test_the_numbers_of_one_rank(base: Path, alone: Path, tmp_path: Path, mode: str, num: int, free_port: int) -> None:
+    root = tiny.lay_out(tmp_path / "ml", base, **STEPS, MODE=mode)
+    said = run(root, num, free_port)
+    assert f"loading the base model: {mode}" in said
+    assert said.count("step=1 ") == 1, "the first rank speaks for all"
+    one, other = read(alone), read(root)
+    for (_, loss), (_, expected) in zip(other["loss_curve"], one["loss_curve"], strict=True):
+        assert loss == pytest.approx(expected, rel=1e-5)
+    assert other["tokens_trained"] == one["tokens_trained"]
+    assert other["heldout"] == pytest.approx(one["heldout"], rel=1e-4)
+    weights = [load_file(folder / "model/adapter/adapter_model.safetensors") for folder in (root, alone)]
+    for name, tensor in weights[1].items():
+        if name.endswith("lora_B.weight"):
+            assert (weights[0][name] - tensor).norm() < 1e-3 * tensor.norm(), name
+
+
+def test_another_number_of_ranks_does_not_resume(base: Path, alone: Path, tmp_path: Path, free_port: int) -> None:
+    root = tiny.lay_out(tmp_path / "ml", base, **STEPS)
+    (root / "checkpoints").symlink_to(alone / "checkpoints")
+    before = sorted(path.name for path in (alone / "checkpoints").iterdir())
+    with launched(root, 2, free_port) as process:
+        process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "(number of GPUs was 1, and is 2)" in (root / "output/failure").read_text()
+    assert sorted(path.name for path in (alone / "checkpoints").iterdir()) == before
+
+
+def test_sigterm_leaves_a_usable_adapter(base: Path, tmp_path: Path, free_port: int) -> None:
+    root = tiny.lay_out(tmp_path / "ml", base, **{**STEPS, "MAX_STEPS": 100_000}, MODE="sharded")
+    with launched(root, 2, free_port) as process:
+        wait_for(process, "step=3 ")
+        process.send_signal(signal.SIGTERM)
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    found = read(root)
+    assert (found["status"], found["stop_reason"]) == ("stopped_early", "sigterm")
+    assert load_file(root / "model/adapter/adapter_model.safetensors")
+    assert not (root / "output/failure").exists()
+
+
+def test_a_rank_that_dies_ends_the_job(base: Path, tmp_path: Path, free_port: int) -> None:
+    root = tiny.lay_out(tmp_path / "ml", base, **{**STEPS, "MAX_STEPS": 100_000}, MODE="sharded")
+    with launched(root, 2, free_port) as process:
+        wait_for(process, "step=2 ")
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[1]), signal.SIGKILL)
+        process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGKILL
+    assert (root / "output/failure").read_text().startswith("the process of GPU 1 was ended by SIGKILL, as Linux does")
+    deadline = time.monotonic() + 5
+    while any(Path(f"/proc/{child}").exists() for child in children):
+        assert time.monotonic() < deadline, "a trainer outlived its launcher"
+        time.sleep(0.1)
+
+
+def test_a_mistake_is_told_once(base: Path, tmp_path: Path, free_port: int) -> None:
+    root = tiny.lay_out(tmp_path / "ml", base, **{**STEPS, "LEARNING_RAT": 1})
+    with launched(root, 2, free_port) as process:
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "LEARNING_RAT is not a setting" in (root / "output/failure").read_text()
+    assert "Traceback" not in said
