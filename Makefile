@@ -5,7 +5,7 @@ BIN := .venv/bin
 # The CDK's command line and the Node that runs it, both of the environment.
 CDK = $(BIN)/python -m heartbeat.cli.cdk
 ENVIRONMENT ?= dev
-SOURCES := heartbeat stacks local_aws training_code serving lambda tests tools app.py
+SOURCES := heartbeat stacks local_aws training_code serving lambda benchmarks tests tools app.py
 
 .DEFAULT_GOAL := help
 .PHONY: help environment demo demo-stop test lint format picture synth bootstrap deploy destroy clean distclean

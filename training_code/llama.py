@@ -86,6 +86,7 @@ class Llama:
         seed: str,
         after_layer: Callable[[int], None] | None = None,
         interrupted: Callable[[], bool] = lambda: False,
+        mark: Callable[[str], None] | None = None,
     ) -> torch.Tensor | None:
         """Add the gradient of `scale` times the summed loss to the adapter's; the summed loss, a number on the device.
 
@@ -99,7 +100,7 @@ class Llama:
             first = index * self.placement.group_size
             seeds = [f"{seed}:{number}" for number in range(first, first + len(group))]
             done = after_layer if index == len(groups) - 1 else None
-            found = self._accumulate_group(group, seeds, scale, done, interrupted)
+            found = self._accumulate_group(group, seeds, scale, done, interrupted, mark or _unmarked)
             if found is None:
                 return None
             total += found
@@ -112,6 +113,7 @@ class Llama:
         scale: float,
         after_layer: Callable[[int], None] | None,
         interrupted: Callable[[], bool],
+        mark: Callable[[str], None],
     ) -> torch.Tensor | None:
         states = self._start(group)
         boundaries = self._boundaries
@@ -125,10 +127,12 @@ class Llama:
                     boundaries.put(number, state.x)
                     _seed_dropout(seed, number)
                     state.x = run_layer(state.x, layer, lora, state.places, self.architecture, number).total()
+        mark("forward")
         total = torch.zeros((), device=self.device)
         for state in states:
             loss, state.x = self.head.loss_and_gradient(state.x, state.positions, state.targets, scale=scale)
             total += loss
+        mark("head")
         for number, pack in self.feed.walk(range(self.num_layers - 1, -1, -1)):
             if interrupted():
                 return None
@@ -143,6 +147,7 @@ class Llama:
                 state.x = x.grad
             if after_layer is not None:
                 after_layer(number)
+        mark("backward")
         return total
 
     def _groups(self, batches: Sequence[MicroBatch], num_batches: int) -> list[Sequence[MicroBatch]]:
@@ -180,6 +185,10 @@ class _State:
     places: Places
     positions: torch.Tensor
     targets: torch.Tensor
+
+
+def _unmarked(name: str) -> None:
+    del name
 
 
 def _seed_dropout(seed: str, layer: int) -> None:

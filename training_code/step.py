@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -31,12 +32,20 @@ class StepResult:
 
 
 def train_step(
-    llama: Llama, part: Part, optimizer: torch.optim.Optimizer, *, seed: str, clock: Clock, ranks: Ranks
+    llama: Llama,
+    part: Part,
+    optimizer: torch.optim.Optimizer,
+    *,
+    seed: str,
+    clock: Clock,
+    ranks: Ranks,
+    mark: Callable[[str], None] | None = None,
 ) -> StepResult:
     """Accumulate the gradients of all micro-batches of all ranks, clip, and update. `seed` decides the dropout.
 
     Raises StepAbandonedError on SIGTERM, on the first rank alone, and TrainingError for a loss or gradient that is
-    not a number; both before any weight changes.
+    not a number; both before any weight changes. `mark` is told when a part of the step is on its way: `forward`,
+    `head` and `backward` of each group, `optimizer`.
     """
     gradient, scale = llama.lora.gradient, 1 / max(1, part.num_supervised)
     gradient.zero_()
@@ -47,6 +56,7 @@ def train_step(
         scale=scale,
         seed=f"{seed}:{ranks.rank}",
         after_layer=lambda layer: sums.append(ranks.sum(llama.lora.layer_gradient(layer))),
+        mark=mark,
         interrupted=lambda: clock.signalled and ranks.is_first,
     )
     if total is None:
@@ -65,4 +75,6 @@ def train_step(
             )
     gradient.mul_(min(1.0, MAX_GRADIENT_NORM / (norm_value + 1e-6)))
     optimizer.step()
+    if mark is not None:
+        mark("optimizer")
     return StepResult(loss, part.num_tokens, part.num_supervised)

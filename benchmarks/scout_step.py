@@ -1,0 +1,267 @@
+"""One optimizer step of Llama 4 Scout, as the trainer runs it: `python -m benchmarks.scout_step --mode resident`.
+
+The whole model at its real shape with random NF4 weights, conversations of real lengths packed end to end, the loss
+over all 202,048 classes, LoRA and the optimizer. Prints one JSON line with the median of several steps after a warm-up;
+each step has tokens of its own. Several GPUs: `torchrun --nproc_per_node 4 -m benchmarks.scout_step --mode sharded`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import resource
+import statistics
+import subprocess
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import random_model
+from heartbeat.memory import GIB
+from training_code import device as devices
+from training_code.batches import Part, part_of
+from training_code.clock import Clock
+from training_code.llama import Llama, Placement
+from training_code.ranks import Ranks, joined
+from training_code.step import train_step
+from training_code.tokenizer import Encoded
+
+RESULTS = Path(__file__).parent / "results"
+MEAN_CONVERSATION_TOKENS = 600
+CONVERSATION_SPREAD = 0.8
+"""Of the logarithm of a conversation's length. Assumed: chat data differs."""
+FILL = 0.985
+"""Of the micro-batches: a few conversations never fit exactly, and one more micro-batch for the rest would mislead."""
+
+
+def main() -> None:
+    arguments = _parser().parse_args()
+    where = devices.of_process()
+    if arguments.memory_cap_gib and where.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(
+            arguments.memory_cap_gib * GIB / torch.cuda.get_device_properties(where).total_memory, where
+        )
+    with joined(where) as ranks:
+        measured = measure(arguments, where, ranks)
+        if ranks.is_first:
+            print(json.dumps(measured), flush=True)
+            if arguments.save:
+                _save(measured)
+
+
+def measure(arguments: argparse.Namespace, where: torch.device, ranks: Ranks) -> dict[str, Any]:
+    """What the steps took and needed."""
+    dtype = devices.compute_dtype(where)
+    config = dict(random_model.TINY if arguments.tiny else random_model.SCOUT)
+    if arguments.layers:
+        config["num_hidden_layers"] = arguments.layers
+    placement = Placement(
+        boundaries=arguments.boundaries,
+        group_size=arguments.group,
+        keep_dequantised=not arguments.dequantise_each_time,
+    )
+    started = time.monotonic()
+    llama = random_model.build(
+        config,
+        mode=arguments.mode,
+        placement=placement,
+        targets=arguments.lora_targets.split(","),
+        rank=arguments.lora_r,
+        device=where,
+        dtype=dtype,
+        ranks=ranks,
+    )
+    built_seconds = time.monotonic() - started
+    flat = llama.lora.flat
+    optimizer = torch.optim.AdamW([flat], lr=1e-4, weight_decay=0.0, fused=where.type == "cuda")
+    if where.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(where)
+    seconds, parts, tokens, supervised, loss = [], [], 0, 0, math.nan
+    for number in range(arguments.warm_up + arguments.steps):
+        part = _part(arguments, llama, ranks, number)
+        marks = _Marks(where)
+        _synchronise(where, ranks)
+        begun = time.monotonic()
+        loss = train_step(
+            llama,
+            part,
+            optimizer,
+            seed=f"0:{number}",
+            clock=Clock(limit_seconds=math.inf),
+            ranks=ranks,
+            mark=marks.mark,
+        ).loss
+        _synchronise(where, ranks)
+        took = time.monotonic() - begun
+        if ranks.is_first:
+            print(f"step {number}: {took:.3f} s, loss {loss:.3f}", flush=True)
+        if number >= arguments.warm_up:
+            seconds.append(took)
+            parts.append(marks.seconds())
+            tokens, supervised = part.num_tokens, part.num_supervised
+    if arguments.profile and ranks.is_first:
+        _profile(llama, _part(arguments, llama, ranks, 99), optimizer, ranks, arguments.profile)
+    median = statistics.median(seconds)
+    flops = llama.architecture.shape.training_flops_per_token(
+        context=MEAN_CONVERSATION_TOKENS if arguments.lengths == "chat" else arguments.max_length,
+        lora_parameters=llama.lora.num_parameters,
+        supervised_share=supervised / tokens,
+    )
+    ceiling = _matmul_ceiling(where, dtype)
+    achieved = sum(flops.values()) * tokens / median / ranks.world_size
+    return {
+        "tokens_per_second": tokens / median,
+        "seconds_per_step": median,
+        "seconds_of_steps": seconds,
+        "seconds_by_part": {name: statistics.median(part[name] for part in parts) for name in parts[0]},
+        "tokens_per_step": tokens,
+        "supervised_share": supervised / tokens,
+        "micro_batches_per_gpu": part.num_batches,
+        "peak_gpu_gib": torch.cuda.max_memory_allocated(where) / GIB if where.type == "cuda" else None,
+        "peak_gpu_reserved_gib": torch.cuda.max_memory_reserved(where) / GIB if where.type == "cuda" else None,
+        "peak_host_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "matmul_ceiling_tflops": ceiling / 1e12,
+        "achieved_tflops": achieved / 1e12,
+        "ratio_to_ceiling": achieved / ceiling,
+        "built_seconds": built_seconds,
+        "last_loss": loss,
+        "gpu": torch.cuda.get_device_name(where) if where.type == "cuda" else "CPU",
+        "num_gpus": ranks.world_size,
+        "settings": vars(arguments),
+        "mode": arguments.mode,
+        "torch": torch.__version__,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "code_version": _code_version(),
+    }
+
+
+def _part(arguments: argparse.Namespace, llama: Llama, ranks: Ranks, number: int) -> Part:
+    """A step's conversations, as many as make the micro-batches of all ranks full."""
+    chance = random.Random(number)
+    capacity = arguments.batch * arguments.max_length
+    fill = FILL if arguments.lengths == "chat" else 1.0
+    wanted, documents = round(capacity * arguments.micro_batches * ranks.world_size * fill), []
+    vocabulary = llama.architecture.shape.vocabulary_size
+    while wanted > 0:
+        length = min(_length(arguments, chance), wanted)
+        ids = torch.randint(vocabulary, (length,), generator=torch.Generator().manual_seed(chance.getrandbits(60)))
+        answers_from = round(length * (1 - arguments.supervised))
+        documents.append(Encoded(ids.tolist(), [place >= answers_from for place in range(length)]))
+        wanted -= length
+    return part_of(documents, capacity=capacity, rank=ranks.rank, world_size=ranks.world_size)
+
+
+def _length(arguments: argparse.Namespace, chance: random.Random) -> int:
+    if arguments.lengths == "full":
+        return int(arguments.max_length)
+    middle = math.log(MEAN_CONVERSATION_TOKENS) - CONVERSATION_SPREAD**2 / 2
+    return int(min(arguments.max_length, max(16, round(chance.lognormvariate(middle, CONVERSATION_SPREAD)))))
+
+
+class _Marks:
+    """Time between marks of a step: on the GPU's own clock where there is one."""
+
+    def __init__(self, where: torch.device) -> None:
+        self._cuda = where.type == "cuda"
+        self._marks: list[tuple[str, Any]] = []
+        self.mark("start")
+
+    def mark(self, name: str) -> None:
+        if self._cuda:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self._marks.append((name, event))
+        else:
+            self._marks.append((name, time.monotonic()))
+
+    def seconds(self) -> dict[str, float]:
+        """By the mark that ends each stretch; those of one name together."""
+        found: dict[str, float] = {}
+        for (_, start), (name, end) in zip(self._marks, self._marks[1:], strict=False):
+            seconds = start.elapsed_time(end) / 1e3 if self._cuda else end - start
+            found[name] = found.get(name, 0.0) + seconds
+        return found
+
+
+def _profile(llama: Llama, part: Part, optimizer: torch.optim.Optimizer, ranks: Ranks, num_rows: int) -> None:
+    activity = torch.profiler.ProfilerActivity
+    with torch.profiler.profile(activities=[activity.CPU, activity.CUDA]) as profile:
+        train_step(llama, part, optimizer, seed="profile", clock=Clock(limit_seconds=math.inf), ranks=ranks)
+        torch.cuda.synchronize()
+    kernels = sorted(profile.key_averages(), key=lambda row: -row.self_device_time_total)
+    total = sum(row.self_device_time_total for row in kernels)
+    for row in kernels[:num_rows]:
+        share, seconds = row.self_device_time_total / total, row.self_device_time_total / 1e6
+        print(f"{share:6.1%} {seconds:8.3f} s {row.count:6d} x {row.key[:100]}", flush=True)
+
+
+def _matmul_ceiling(where: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a large product, the best that this machine does: the median of several."""
+    size = 8192 if where.type == "cuda" else 512
+    one, other = (torch.randn(size, size, device=where, dtype=dtype) for _ in range(2))
+    out, found = torch.empty_like(one), []
+    for _ in range(12):
+        marks = _Marks(where)
+        torch.mm(one, other, out=out)
+        marks.mark("product")
+        if where.type == "cuda":
+            torch.cuda.synchronize()
+        found.append(2 * size**3 / marks.seconds()["product"])
+    return statistics.median(found[2:])
+
+
+def _synchronise(where: torch.device, ranks: Ranks) -> None:
+    if where.type == "cuda":
+        torch.cuda.synchronize(where)
+    ranks.wait_for_all()
+
+
+def _code_version() -> str:
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip() or "unknown"
+
+
+def _save(measured: dict[str, Any]) -> None:
+    gpu = measured["gpu"].replace("NVIDIA ", "").replace(" ", "-").lower()
+    name = f"{measured['mode']}-{measured['num_gpus']}x{gpu}-{measured['date'][:10]}.json"
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / name).write_text(json.dumps(measured, indent=1) + "\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    add = parser.add_argument
+    add("--mode", choices=("resident", "sharded", "streamed"), default="resident")
+    add("--micro-batches", type=int, default=8, help="of a step, on each GPU (8)")
+    add("--batch", type=int, default=2, help="PER_DEVICE_BATCH_SIZE: a micro-batch has so many times MAX_LENGTH (2)")
+    add("--max-length", type=int, default=4096, help="tokens (4096)")
+    add("--lengths", choices=("chat", "full"), default="chat", help="of conversations: like chats, or MAX_LENGTH each")
+    add("--supervised", type=float, default=0.4, help="share of each conversation that the loss is taken on (0.4)")
+    add("--group", type=int, default=8, help="micro-batches that go through a layer together (8)")
+    add("--boundaries", choices=("device", "host"), default="host", help="where layers' inputs are kept (host)")
+    add("--dequantise-each-time", action="store_true", help="rather than once while a layer is in use")
+    add("--lora-targets", default="attention,shared_expert")
+    add("--lora-r", type=int, default=16)
+    add("--layers", type=int, help="fewer than the model has, for a quick look")
+    add("--memory-cap-gib", type=float, help="of GPU memory, to stand for a smaller GPU")
+    add("--warm-up", type=int, default=2, help="steps before those that count (2)")
+    add("--steps", type=int, default=3, help="steps that count (3)")
+    add("--profile", type=int, metavar="N", help="print the N kernels that take longest in one more step")
+    add("--tiny", action="store_true", help="a small model, for a machine without a GPU")
+    add("--save", action="store_true", help="keep the result in benchmarks/results")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""The benchmark measures something on a machine without a GPU too, so that it works where it counts."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from benchmarks import scout_step
+
+
+@pytest.mark.parametrize("mode", ["resident", "streamed"])
+def test_prints_one_line_of_json(
+    mode: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--tiny", "--batch", "1", "--max-length", "128", "--micro-batches", "2", "--steps", "2", "--warm-up", "1"]
+    monkeypatch.setattr(sys, "argv", ["scout_step", "--mode", mode, *small, "--layers", "2"])
+    scout_step.main()
+    *steps, last = capsys.readouterr().out.splitlines()
+    assert len(steps) == 3
+    found = json.loads(last)
+    assert {"peak_gpu_gib", "peak_host_gib", "gpu", "num_gpus", "mode", "date", "code_version"} <= found.keys()
+    assert found["tokens_per_step"] == pytest.approx(256, rel=0.05)
+    assert found["tokens_per_second"] == pytest.approx(found["tokens_per_step"] / found["seconds_per_step"])
+    parts = found["seconds_by_part"]
+    assert set(parts) == {"forward", "head", "backward", "optimizer"}
+    assert sum(parts.values()) <= max(found["seconds_of_steps"])
+    assert found["ratio_to_ceiling"] > 0
