@@ -30,7 +30,7 @@ class Trainer:
 
 
 THIS_TRAINER = Trainer(modes=("resident",), weight_format="bf16", uses_all_gpus=False)
-"""training_code as it is: transformers' own model, whole, on one device. The state machine plans for this one."""
+"""What the state machine plans for: the least that training_code does, until its other modes have run on GPUs."""
 
 
 @dataclass(frozen=True, kw_only=True)

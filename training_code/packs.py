@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -154,11 +154,15 @@ def plan(weights: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], *, quantise
         parts.append((name + _CODES, torch.uint8, (*shape[:-1], shape[-1] // 2)))
         parts.append((name + NESTED, torch.float32, (num_nested,)))
         parts.append((name + _ABSMAX, torch.uint8, (num // nf4.BLOCK,)))
-    items, end = [], 0
-    for name, dtype, shape in sorted(parts, key=_order):
+    return Layout(tuple(lay_out(sorted(parts, key=_order))))
+
+
+def lay_out(parts: Iterable[tuple[str, torch.dtype, tuple[int, ...]]]) -> Iterator[tuple[str, Entry]]:
+    """Tensors one after another, without gaps."""
+    end = 0
+    for name, dtype, shape in parts:
         start, end = end, end + prod(shape) * dtype.itemsize
-        items.append((name, Entry(dtype, shape, start, end)))
-    return Layout(tuple(items))
+        yield name, Entry(dtype, shape, start, end)
 
 
 def _order(part: tuple[str, torch.dtype, tuple[int, ...]]) -> tuple[int, int]:
@@ -187,20 +191,26 @@ def build(tensors: Mapping[str, torch.Tensor], *, quantise: Collection[str]) -> 
 
 def write(path: Path, pack: Pack, metadata: Mapping[str, str]) -> str:
     """Write atomically and durably; returns the file's SHA-256. Raises OSError, and leaves no half file then."""
+    header = encode_header(pack.layout.items, metadata, alignment=DATA_ALIGNMENT)
+    data = pack.data.cpu().numpy().data
+    return write_atomically(path, [header, *_steps(data)])
+
+
+def encode_header(items: Iterable[tuple[str, Entry]], metadata: Mapping[str, str], *, alignment: int = 8) -> bytes:
+    """What a safetensors file has before its data, which begins at a multiple of `alignment` bytes."""
     header = {
         "__metadata__": dict(metadata),
         **{
             name: {"dtype": _DTYPE_NAMES[e.dtype], "shape": list(e.shape), "data_offsets": [e.start, e.end]}
-            for name, e in pack.layout.items
+            for name, e in items
         },
     }
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-(8 + len(text)) % DATA_ALIGNMENT)
-    data = pack.data.cpu().numpy().data
-    return write_atomically(path, [struct.pack("<Q", len(text)), text, *_steps(data)])
+    text += b" " * (-(8 + len(text)) % alignment)
+    return struct.pack("<Q", len(text)) + text
 
 
-def write_atomically(path: Path, pieces: Collection[bytes | memoryview] | Iterator[bytes | memoryview]) -> str:
+def write_atomically(path: Path, pieces: Iterable[bytes | memoryview]) -> str:
     """Write these bytes one after another; returns their SHA-256. The file is there whole or not at all."""
     partial, digest = path.with_name(path.name + ".partial"), hashlib.sha256()
     try:
@@ -250,6 +260,14 @@ def read_header(path: Path) -> tuple[dict[str, Entry], int]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise TrainingError(f"{path} is not a whole safetensors file ({error}); copy it again") from None
     return entries, 8 + length
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What its writer noted in a safetensors file that is whole."""
+    with path.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        noted: dict[str, str] = json.loads(stream.read(length)).get("__metadata__", {})
+    return noted
 
 
 def _entry(name: str, value: Mapping[str, Any]) -> Entry:

@@ -133,7 +133,7 @@ def _plan(commands: _Commands[Parser]) -> None:
         "--trainer",
         choices=("this", "nf4"),
         default="this",
-        help="this version's, which keeps bf16 weights whole on one GPU, or the 4-bit one that is being built",
+        help="bf16 weights whole on one GPU, or the 4-bit modes, which have not run on GPUs yet",
     )
     parser.add_argument(
         "--base-model", type=Path, metavar="FOLDER", help="checkpoint to plan for (default: Llama 4 Scout)"

@@ -26,8 +26,8 @@ from heartbeat.scout import SCOUT, ModelShape
 from heartbeat.serving_plan import ServingPlan
 
 _OTHER_TRAINER = (
-    "This version's trainer keeps the weights whole, in bf16, on one GPU. --trainer nf4 plans for the 4-bit trainer"
-    " that is being built."
+    "Planned for weights that lie whole, in bf16, on one GPU: the trainer's 4-bit modes have not run on GPUs yet."
+    " --trainer nf4 plans for them, from prototypes' measurements."
 )
 
 

@@ -98,7 +98,7 @@ def test_a_refused_plan_says_why_and_what_would_do(capsys: pytest.CaptureFixture
 
 def test_what_only_another_trainer_could_do_is_said_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", STANLEY, "--instances", "ml.p5.4xlarge"]) == 1
-    assert "--trainer nf4 plans for the 4-bit trainer" in " ".join(capsys.readouterr().out.split())
+    assert "--trainer nf4 plans for them" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_tiny_model_is_planned_as_one(capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,7 +82,7 @@ def batch(documents: Sequence[torch.Tensor]) -> MicroBatch:
 
 def shake(llama: Llama) -> None:
     """Give B numbers other than zero, as after some steps."""
-    generator = torch.Generator().manual_seed(5)
+    generator = torch.Generator(llama.device).manual_seed(5)
     for matrix in llama.lora.matrices():
         matrix.lora_b.detach().normal_(0, 0.05, generator=generator)
 
