@@ -64,7 +64,7 @@ def merge(base_folder: Path, adapter_folder: Path, folder: Path, *, dtype: str |
     with commands.only_process_in(folder):
         plans = {shard: _parts(shard, lora, dtype) for shard in shards}
         finished = {shard for shard in shards if _is_finished(folder / shard.name, identity)}
-        _refuse_foreign_files(folder, shards, finished)
+        _refuse_foreign_files(folder, finished)
         commands.refuse_too_small_a_disk(
             folder, sum(_num_bytes(parts) for shard, parts in plans.items() if shard not in finished)
         )
@@ -172,7 +172,7 @@ def _expert(stored: StoredTensor, name: str, number: int, lora: Adapter) -> torc
     for part, columns in zip(parts, weight.chunk(len(parts), dim=1), strict=True):
         module = f"{match['experts']}.{number}.{part}_proj"
         if module in lora.matrices:
-            columns += lora.update(module).t()
+            columns.add_(lora.update(module).t())
     return weight
 
 
@@ -234,7 +234,7 @@ def _is_finished(path: Path, identity: str) -> bool:
     return packs.read_metadata(path).get(_MERGED_FROM) == identity
 
 
-def _refuse_foreign_files(folder: Path, shards: Sequence[Path], finished: set[Path]) -> None:
+def _refuse_foreign_files(folder: Path, finished: set[Path]) -> None:
     ours = {shard.name for shard in finished}
     foreign = sorted(file.name for file in folder.glob("*.safetensors") if file.name not in ours)
     if foreign:
