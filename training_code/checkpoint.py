@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from training_code.environment import save_tensors
 from training_code.errors import TrainingError
 from training_code.lora_weights import LoraWeights
+from training_code.ranks import Ranks
 
 KEPT = 2
 """One more than is needed, in case the newest was cut short on its way to S3."""
@@ -40,6 +41,15 @@ class Progress:
     """Spent in steps."""
     loss_curve: list[tuple[int, float]] = field(default_factory=list)
     base_heldout_loss: float | None = None
+
+    @classmethod
+    def of_text(cls, text: str) -> Progress | None:
+        """Of the JSON that a checkpoint holds; None for no text."""
+        if not text:
+            return None
+        progress = cls(**json.loads(text))
+        progress.loss_curve = [(step, loss) for step, loss in progress.loss_curve]
+        return progress
 
 
 @contextmanager
@@ -80,11 +90,31 @@ def resume(
     lora: LoraWeights,
     optimizer: torch.optim.Optimizer,
     identity: Mapping[str, Any],
+    ranks: Ranks,
 ) -> Progress | None:
     """Load the newest whole checkpoint into `lora` and `optimizer`; None where there is none.
 
-    Raises TrainingError where the folder belongs to another run: resuming it would silently train something else.
+    The first rank reads it and tells the others: on another machine the folder may be another one. Raises
+    TrainingError where the folder belongs to another run: resuming it would silently train something else.
     """
+    found = _newest(folder, identity) if ranks.is_first else None
+    device = lora.flat.device
+    progress = Progress.of_text(ranks.text_of_first(json.dumps(asdict(found[0])) if found else "", device))
+    if progress is None:
+        return None
+    _share(found[1] if found else None, "", lora, lora.flat.detach(), ranks)
+    if progress.step:
+        moments = {moment: torch.empty_like(lora.flat.detach()) for moment in _MOMENTS}
+        for moment, flat in moments.items():
+            _share(found[1] if found else None, f".{moment}", lora, flat, ranks)
+        # A fused optimizer counts its steps on the device.
+        fused = optimizer.param_groups[0].get("fused")
+        count = torch.tensor(float(progress.step), device=device if fused else "cpu")
+        optimizer.state[lora.flat] = {"step": count, **moments}
+    return progress
+
+
+def _newest(folder: Path, identity: Mapping[str, Any]) -> tuple[Progress, dict[str, torch.Tensor]] | None:
     for path in _checkpoints(folder):
         try:
             with safe_open(str(path), framework="pt") as stored:
@@ -94,28 +124,20 @@ def resume(
             print(f"{path.name} is not whole ({error}); trying the one before it", flush=True)
             continue
         _refuse_another_run(json.loads(metadata["identity"]), identity, folder)
-        progress = Progress(**json.loads(metadata["progress"]))
-        progress.loss_curve = [(step, loss) for step, loss in progress.loss_curve]
-        _restore(tensors, lora, optimizer, progress.step)
-        return progress
+        progress = Progress.of_text(metadata["progress"])
+        assert progress is not None
+        return progress, tensors
     return None
 
 
-def _restore(
-    tensors: Mapping[str, torch.Tensor], lora: LoraWeights, optimizer: torch.optim.Optimizer, step: int
+def _share(
+    tensors: Mapping[str, torch.Tensor] | None, suffix: str, lora: LoraWeights, flat: torch.Tensor, ranks: Ranks
 ) -> None:
-    def fill(flat: torch.Tensor, suffix: str) -> torch.Tensor:
+    """Fill `flat`, which is laid out as the adapter, on every rank from the first one's tensors."""
+    if tensors is not None:
         for name, view in lora.named(flat).items():
             view.copy_(tensors[f"{name}{suffix}"])
-        return flat
-
-    fill(lora.flat.detach(), "")
-    if step:
-        moments = {moment: fill(torch.empty_like(lora.flat.detach()), f".{moment}") for moment in _MOMENTS}
-        # A fused optimizer counts its steps on the device.
-        fused = optimizer.param_groups[0].get("fused")
-        count = torch.tensor(float(step), device=lora.flat.device if fused else "cpu")
-        optimizer.state[lora.flat] = {"step": count, **moments}
+    ranks.copy_of_first(flat)
 
 
 def _refuse_another_run(stored: Mapping[str, Any], current: Mapping[str, Any], folder: Path) -> None:

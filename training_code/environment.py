@@ -64,7 +64,8 @@ class Environment:
         if here not in hosts:
             raise TrainingError(f"{path}: current_host={here!r} is not among hosts={hosts}")
         ordered = sorted(hosts)
-        return Cluster(num_hosts=len(hosts), host=ordered.index(here), master=ordered[0])
+        interface = resources.get("network_interface_name", "eth0")
+        return Cluster(num_hosts=len(hosts), host=ordered.index(here), master=ordered[0], interface=interface)
 
     def fail(self, sentence: str) -> None:
         """Leave the sentence where SageMaker looks for FailureReason. Of several ranks the first to fail is heard."""

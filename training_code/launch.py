@@ -18,7 +18,7 @@ from types import FrameType
 
 MASTER_PORT = 29_500
 POLL_SECONDS = 0.2
-GRACE_SECONDS = 10.0
+GRACE_SECONDS = 3.0
 """For the other trainers once one has failed: they wait in a collective that will not come, and are killed."""
 
 
@@ -29,6 +29,8 @@ class Cluster:
     num_hosts: int = 1
     host: int = 0
     master: str = "127.0.0.1"
+    interface: str = "lo0" if sys.platform == "darwin" else "lo"
+    """Of the network that ranks talk over."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ def _variables(local: int, num_processes: int, cluster: Cluster) -> dict[str, st
         "RANK": str(cluster.host * num_processes + local),
         "WORLD_SIZE": str(cluster.num_hosts * num_processes),
         "MASTER_ADDR": cluster.master,
+        "GLOO_SOCKET_IFNAME": cluster.interface,
+        "NCCL_SOCKET_IFNAME": cluster.interface,
         "MASTER_PORT": os.environ.get("MASTER_PORT", str(MASTER_PORT)),
     }
 

@@ -59,6 +59,21 @@ class Ranks:
         dist.broadcast(told, src=0)
         return int(told.item())
 
+    def copy_of_first(self, tensor: torch.Tensor) -> None:
+        """Make it the first rank's, in place."""
+        if self.world_size > 1:
+            dist.broadcast(tensor, src=0)
+
+    def text_of_first(self, text: str, device: torch.device) -> str:
+        """The first rank's text, on every rank."""
+        if self.world_size == 1:
+            return text
+        length = self.of_first(len(text.encode()), device)
+        letters = torch.tensor(list(text.encode()) if self.is_first else [0] * length, dtype=torch.uint8, device=device)
+        if length:
+            dist.broadcast(letters, src=0)
+        return bytes(letters.tolist()).decode()
+
     def wait_for_all(self) -> None:
         if self.world_size > 1:
             dist.barrier()

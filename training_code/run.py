@@ -245,7 +245,7 @@ class Run:
     # --- files
 
     def resume(self) -> None:
-        found = checkpoint.resume(self.checkpoints, self.llama.lora, self.optimizer, self.identity)
+        found = checkpoint.resume(self.checkpoints, self.llama.lora, self.optimizer, self.identity, self.ranks)
         if found:
             self.progress = found
 

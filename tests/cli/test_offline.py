@@ -12,7 +12,6 @@ from heartbeat.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 STANLEY = str(ROOT / "examples" / "stanley" / "stanley.jsonl")
-NF4 = ("--trainer", "nf4")  # the trainer that Scout fits
 NF4 = ("--trainer", "nf4")  # the one that Scout can be planned for
 TINY = str(ROOT / "examples" / "tiny_base" / "checkpoint")
 

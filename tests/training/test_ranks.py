@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -18,6 +19,8 @@ from safetensors.torch import load_file
 
 from tests.training import tiny
 from tests.training.test_train import read, train, wait_for
+from training_code.environment import Environment
+from training_code.launch import Cluster
 
 # On a machine without GPUs the trainer would start one process.
 LAUNCHED = """
@@ -60,6 +63,11 @@ def run(root: Path, num: int, port: int) -> str:
     return said
 
 
+def children_of(process: subprocess.Popen[str]) -> list[int]:
+    """The trainers, in the order of their ranks."""
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
 @pytest.fixture
 def free_port() -> int:
     with socket.socket() as probe:
@@ -91,6 +99,25 @@ def test_the_numbers_of_one_rank(base: Path, alone: Path, tmp_path: Path, mode: 
             assert (weights[0][name] - tensor).norm() < 1e-3 * tensor.norm(), name
 
 
+def test_killed_and_resumed_they_train_to_the_last_digit_as_if_unbroken(
+    base: Path, tmp_path: Path, free_port: int
+) -> None:
+    settings = {**STEPS, "MAX_STEPS": 5, "LORA_DROPOUT": 0.1, "MODE": "sharded"}
+    whole = tiny.lay_out(tmp_path / "whole", base, **settings)
+    run(whole, 2, free_port)
+    broken = tiny.lay_out(tmp_path / "broken", base, **settings, CHECKPOINT_MINUTES=1e-9)
+    with launched(broken, 2, free_port) as process:
+        wait_for(process, "step=3 ")
+        for child in children_of(process):
+            os.kill(child, signal.SIGKILL)
+        process.communicate(timeout=60)
+    (broken / "output/failure").unlink()
+    assert "resuming after step" in run(broken, 2, free_port)
+    assert read(broken)["loss_curve"] == read(whole)["loss_curve"]
+    files = [root / "model/adapter/adapter_model.safetensors" for root in (whole, broken)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
 def test_another_number_of_ranks_does_not_resume(base: Path, alone: Path, tmp_path: Path, free_port: int) -> None:
     root = tiny.lay_out(tmp_path / "ml", base, **STEPS)
     (root / "checkpoints").symlink_to(alone / "checkpoints")
@@ -119,8 +146,8 @@ def test_a_rank_that_dies_ends_the_job(base: Path, tmp_path: Path, free_port: in
     root = tiny.lay_out(tmp_path / "ml", base, **{**STEPS, "MAX_STEPS": 100_000}, MODE="sharded")
     with launched(root, 2, free_port) as process:
         wait_for(process, "step=2 ")
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        os.kill(int(children[1]), signal.SIGKILL)
+        children = children_of(process)
+        os.kill(children[1], signal.SIGKILL)
         process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGKILL
     assert (root / "output/failure").read_text().startswith("the process of GPU 1 was ended by SIGKILL, as Linux does")
@@ -137,3 +164,34 @@ def test_a_mistake_is_told_once(base: Path, tmp_path: Path, free_port: int) -> N
     assert process.returncode == 1
     assert "LEARNING_RAT is not a setting" in (root / "output/failure").read_text()
     assert "Traceback" not in said
+
+
+def test_the_machines_of_a_job_are_numbered_alike_on_each(tmp_path: Path) -> None:
+    """As SageMaker writes resourceconfig.json for two instances."""
+    hosts = ["algo-2", "algo-1"]
+    (tmp_path / "input/config").mkdir(parents=True)
+    found = {}
+    for here in hosts:
+        resources = {"current_host": here, "hosts": hosts, "network_interface_name": "eth1"}
+        (tmp_path / "input/config/resourceconfig.json").write_text(json.dumps(resources))
+        found[here] = Environment(tmp_path).cluster()
+    assert found["algo-1"] == Cluster(num_hosts=2, host=0, master="algo-1", interface="eth1")
+    assert found["algo-2"] == Cluster(num_hosts=2, host=1, master="algo-1", interface="eth1")
+
+
+def test_two_machines_of_one_gpu_train_as_one(base: Path, alone: Path, tmp_path: Path, free_port: int) -> None:
+    """Two launchers that find each other, as on two instances; here both on this machine."""
+    started = []
+    for host in range(2):
+        root = tiny.lay_out(tmp_path / f"host-{host}", base, **STEPS, MODE="sharded")
+        code = f"""
+import sys
+from training_code.launch import Cluster, launch
+cluster = Cluster(num_hosts=2, host={host})
+sys.exit(launch(["-m", "training_code.train"], num_processes=1, cluster=cluster).status)
+"""
+        variables = tiny.child_environment(root, OMP_NUM_THREADS="1", MASTER_PORT=str(free_port))
+        started.append(subprocess.Popen([sys.executable, "-c", code], env=variables))
+    assert [process.wait(timeout=120) for process in started] == [0, 0]
+    assert read(tmp_path / "host-0")["heldout"] == pytest.approx(read(alone)["heldout"], rel=1e-4)
+    assert not (tmp_path / "host-1/model/metrics.json").exists(), "one machine speaks for both"
