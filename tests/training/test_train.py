@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,10 @@ from heartbeat import dataset, gate, metrics
 from heartbeat.job import FineTuneJob
 from serving import base_model
 from tests.training import tiny
-from training_code import adapter, checkpoint
+from training_code import adapter, checkpoint, quantize
 from training_code.chat import render
 from training_code.clock import process_start
+from training_code.merge import merge
 from training_code.tokenizer import ChatTokenizer
 from training_code.train import main
 
@@ -144,27 +144,54 @@ def test_adapter_gives_pefts_model_the_same_logits(trained: Path, base: Path) ->
     assert torch.equal(off, again)
 
 
-def test_held_out_losses_are_those_of_transformers_with_pefts_adapter(trained: Path, base: Path) -> None:
-    """Row by row, without this trainer's model, masks and packing: what was trained is what PEFT loads."""
-    llama = transformers_model(base)
-    switch = base_model.SwitchableAdapter(llama, adapter.read(trained / "model/adapter"))
+def heldout_loss(llama: Any, base: Path) -> tuple[float, int, int]:
+    """Of transformers' model: (loss, rows, supervised tokens), row by row, without the trainer's masks and packing."""
     tokenizer = ChatTokenizer(base)
     _, heldout = dataset.split(tiny.conversations(), 0.25, 0)
-    totals, tokens = [0.0, 0.0], 0
+    total, tokens = 0.0, 0
     for row in heldout:
         encoded = tokenizer.encode(render(row["messages"], row.get("tools")))
-        ids = torch.tensor([encoded.ids])
         labels = torch.tensor([[i if s else -100 for i, s in zip(encoded.ids, encoded.supervised, strict=True)]])
         count = int((labels != -100).sum())
-        for i, adapted in enumerate((False, True)):
-            with torch.no_grad(), switch.on() if adapted else nullcontext():
-                totals[i] += llama(input_ids=ids, labels=labels, use_cache=False).loss.item() * count
+        with torch.no_grad():
+            total += llama(input_ids=torch.tensor([encoded.ids]), labels=labels, use_cache=False).loss.item() * count
         tokens += count
+    return total / tokens, len(heldout), tokens
+
+
+def test_held_out_losses_are_those_of_transformers(trained: Path, base: Path) -> None:
+    llama = transformers_model(base)
+    switch = base_model.SwitchableAdapter(llama, adapter.read(trained / "model/adapter"))
+    base_loss, rows, tokens = heldout_loss(llama, base)
+    with switch.on():
+        tuned_loss, _, _ = heldout_loss(llama, base)
 
     found = read(trained)["heldout"]
-    assert (found["rows"], found["supervised_tokens"]) == (len(heldout), tokens)
-    assert found["base_loss"] == pytest.approx(totals[0] / tokens, rel=1e-5)
-    assert found["tuned_loss"] == pytest.approx(totals[1] / tokens, rel=1e-5)
+    assert (found["rows"], found["supervised_tokens"]) == (rows, tokens)
+    assert found["base_loss"] == pytest.approx(base_loss, rel=1e-5)
+    assert found["tuned_loss"] == pytest.approx(tuned_loss, rel=1e-5)
+
+
+def test_an_adapter_on_routed_experts_is_what_the_merged_model_computes(base: Path, tmp_path: Path) -> None:
+    targets = "attention,shared_expert,routed_experts"
+    root = tiny.lay_out(tmp_path / "ml", base, MAX_STEPS=4, LORA_TARGETS=targets, MODE="streamed")
+    assert train(root) == 0
+    merge(base, root / "model/adapter", tmp_path / "merged", dtype=None)
+    tuned_loss, _, _ = heldout_loss(transformers_model(tmp_path / "merged"), base)
+    found = read(root)["heldout"]
+    assert found["tuned_loss"] == pytest.approx(tuned_loss, rel=1e-5)
+    assert found["tuned_loss"] < 0.95 * found["base_loss"]
+
+
+def test_a_quantised_base_trains_and_says_so(base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert quantize.main([str(base), str(tmp_path / "nf4")]) == 0
+    root = tiny.lay_out(tmp_path / "ml", tmp_path / "nf4", MAX_STEPS=4)
+    assert train(root) == 0
+    assert "weights NF4" in capfd.readouterr().out
+    plain, found = heldout_loss(transformers_model(base), base)[0], read(root)["heldout"]
+    assert found["base_loss"] == pytest.approx(plain, rel=0.05)
+    assert found["base_loss"] != pytest.approx(plain, rel=1e-6)
+    assert found["tuned_loss"] < 0.95 * found["base_loss"]
 
 
 def test_loss_is_the_mean_over_the_steps_tokens_however_they_are_batched(base: Path, tmp_path: Path) -> None:
