@@ -33,9 +33,9 @@ class Head:
         return total
 
     def loss_and_gradient(
-        self, x: torch.Tensor, positions: torch.Tensor, targets: torch.Tensor, *, scale: float
+        self, x: torch.Tensor, positions: torch.Tensor, targets: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The sum as `loss` gives it, and the gradient of `scale` times it by x.
+        """The sum as `loss` gives it, and its gradient by x.
 
         The gradient by the logits is softmax minus the target's one-hot; it goes through the matrix chunk by chunk,
         so that neither logits nor their gradient ever exist for all tokens.
@@ -52,14 +52,14 @@ class Head:
                 total += (log_sum - logits.gather(1, classes[:, None])).sum()
                 by_logits = logits.sub_(log_sum).exp_()
                 by_logits.scatter_add_(1, classes[:, None], by_logits.new_full((len(classes), 1), -1.0))
-                gradient[done : done + len(rows)] = by_logits.mul_(scale).to(x.dtype) @ self.weight
+                gradient[done : done + len(rows)] = by_logits.to(self.weight.dtype) @ self.weight
                 done += len(rows)
         normed.backward(gradient)
         assert rows_of_x.grad is not None
         return total, torch.zeros_like(x).index_copy_(0, positions, rows_of_x.grad)
 
     def _normed(self, x: torch.Tensor) -> torch.Tensor:
-        return rms_norm(x, self.norm, self.norm_eps)
+        return rms_norm(x, self.norm, self.norm_eps, self.weight.dtype)
 
     def _chunks(self, normed: torch.Tensor, targets: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         size = max(1, LOGITS_BYTES // (4 * self.weight.shape[0]))

@@ -1,7 +1,8 @@
 """One Llama 4 decoder layer over tokens that lie end to end, its weights frozen, its adapter trained.
 
 The arithmetic is Meta's (llama-models, models/llama4/model.py, ffn.py and moe.py), as transformers computes it in
-the dtype of its inputs, with one change that changes no figure: a token goes through its own expert only.
+the dtype of its weights, with one change that changes no figure: a token goes through its own expert only. The residual
+stream has the dtype of `x`: f32 where the weights are f16, whose range it would leave.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ from training_code.architecture import Architecture
 from training_code.attention import Segments, attend, chunks
 from training_code.frozen import FrozenLayer, Groups, grouped_linear, grouped_product, linear
 from training_code.lora_weights import LayerLora
+
+F16_HEADROOM = 2.0**-6
+"""In f16 a feed-forward network's inner products are kept this much smaller, and its output made up for it in f32:
+silu(gate) * up of Llama 4 goes beyond f16's 65,504."""
 
 
 @dataclass(frozen=True)
@@ -93,14 +98,14 @@ def run_layer(
 ) -> Parts:
     """(tokens, hidden) -> the layer's output. Not `wanted`: for a backward pass alone (`frozen.grouped_linear`)."""
     eps = architecture.norm_eps
-    normed = rms_norm(x, layer.plain("input_layernorm.weight"), eps)
+    normed = rms_norm(x, layer.plain("input_layernorm.weight"), eps, layer.dtype)
     residual = x + _attention(normed, layer, lora, places, architecture, architecture.has_rope[number])
-    normed = rms_norm(residual, layer.plain("post_attention_layernorm.weight"), eps)
+    normed = rms_norm(residual, layer.plain("post_attention_layernorm.weight"), eps, layer.dtype)
     if not architecture.has_experts[number]:
-        return Parts(residual, _mlp(normed, layer, lora, "feed_forward", wanted), None, None)
-    shared = _mlp(normed, layer, lora, "feed_forward.shared_expert", wanted)
+        return Parts(residual, _restored(_mlp(normed, layer, lora, "feed_forward", wanted), x.dtype), None, None)
+    shared = _restored(_mlp(normed, layer, lora, "feed_forward.shared_expert", wanted), x.dtype)
     routed, order = _experts(normed, layer, lora, wanted)
-    return Parts(residual, shared, routed, order)
+    return Parts(residual, shared, _restored(routed, x.dtype), order)
 
 
 def _attention(
@@ -184,9 +189,9 @@ class _Permute(torch.autograd.Function):
         return gradients[0][inverse], None
 
 
-def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight; the mean in f32, the product in x's dtype."""
-    return _l2_norm(x, eps) * weight
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float, dtype: torch.dtype) -> torch.Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight in `dtype`; the mean in f32."""
+    return _l2_norm(x, eps).to(dtype) * weight
 
 
 def _l2_norm(x: torch.Tensor, eps: float) -> torch.Tensor:
@@ -202,4 +207,11 @@ def _rotate(x: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torc
 
 
 def _gated(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    return functional.silu(gate) * up
+    if gate.dtype != torch.float16:
+        return functional.silu(gate) * up
+    return (functional.silu(gate.float()) * up.float() * F16_HEADROOM).to(torch.float16)
+
+
+def _restored(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What a feed-forward network adds, in the dtype of the residual stream."""
+    return x.to(dtype) / F16_HEADROOM if x.dtype == torch.float16 else x

@@ -57,6 +57,11 @@ class Llama:
         self._boundaries = Boundaries(num_layers=self.num_layers, place=self.placement.boundaries, device=self.device)
 
     @property
+    def stream_dtype(self) -> torch.dtype:
+        """Of hidden states between layers."""
+        return torch.float32 if self.dtype == torch.float16 else self.dtype
+
+    @property
     def num_layers(self) -> int:
         return self.architecture.shape.num_layers
 
@@ -82,13 +87,12 @@ class Llama:
         batches: Sequence[MicroBatch],
         *,
         num_batches: int,
-        scale: float,
         seed: str,
         after_layer: Callable[[int], None] | None = None,
         interrupted: Callable[[], bool] = lambda: False,
         mark: Callable[[str], None] | None = None,
     ) -> torch.Tensor | None:
-        """Add the gradient of `scale` times the summed loss to the adapter's; the summed loss, a number on the device.
+        """Add the gradient of the summed loss to the adapter's; the summed loss, a number on the device.
 
         `num_batches`: of the rank that has the most, since ranks bring the layers to each other. `after_layer` is
         called when a layer's gradient is complete. None, with gradients that are worth nothing, as soon as
@@ -100,7 +104,7 @@ class Llama:
             first = index * self.placement.group_size
             seeds = [f"{seed}:{number}" for number in range(first, first + len(group))]
             done = after_layer if index == len(groups) - 1 else None
-            found = self._accumulate_group(group, seeds, scale, done, interrupted, mark or _unmarked)
+            found = self._accumulate_group(group, seeds, done, interrupted, mark or _unmarked)
             if found is None:
                 return None
             total += found
@@ -110,7 +114,6 @@ class Llama:
         self,
         group: Sequence[MicroBatch],
         seeds: Sequence[str],
-        scale: float,
         after_layer: Callable[[int], None] | None,
         interrupted: Callable[[], bool],
         mark: Callable[[str], None],
@@ -130,7 +133,7 @@ class Llama:
         mark("forward")
         total = torch.zeros((), device=self.device)
         for state in states:
-            loss, state.x = self.head.loss_and_gradient(state.x, state.positions, state.targets, scale=scale)
+            loss, state.x = self.head.loss_and_gradient(state.x, state.positions, state.targets)
             total += loss
         mark("head")
         for number, pack in self.feed.walk(range(self.num_layers - 1, -1, -1)):
@@ -162,7 +165,7 @@ class Llama:
             positions = (batch.targets >= 0).nonzero().squeeze(1)  # on the host: nothing waits for the GPU
             states.append(
                 _State(
-                    x.to(self.device, self.dtype, non_blocking=True),
+                    x.to(self.device, self.stream_dtype, non_blocking=True),
                     Places.of(batch.lengths, self.architecture, self.device, self._frequencies),
                     positions.to(self.device, non_blocking=True),
                     batch.targets[positions].to(self.device, non_blocking=True),

@@ -47,13 +47,12 @@ def train_step(
     not a number; both before any weight changes. `mark` is told when a part of the step is on its way: `forward`,
     `head` and `backward` of each group, `optimizer`.
     """
-    gradient, scale = llama.lora.gradient, 1 / max(1, part.num_supervised)
+    gradient = llama.lora.gradient
     gradient.zero_()
     sums: list[Work | None] = []
     total = llama.accumulate(
         part.batches,
         num_batches=part.num_batches,
-        scale=scale,
         seed=f"{seed}:{ranks.rank}",
         after_layer=lambda layer: sums.append(ranks.sum(llama.lora.layer_gradient(layer))),
         mark=mark,
@@ -65,7 +64,9 @@ def train_step(
     for pending in sums:
         if pending is not None:
             pending.wait()
-    norm = torch.linalg.vector_norm(gradient)
+    # Divided at the end: on their way down, gradients of a mean over many tokens would be below f16's smallest.
+    scale = 1 / max(1, part.num_supervised)
+    norm = torch.linalg.vector_norm(gradient) * scale
     # The loss and the norm come to the host together: one wait for the device in a step.
     loss, norm_value = torch.stack((total * scale, norm)).tolist()
     for name, value in (("loss", loss), ("gradient", norm_value)):
@@ -73,7 +74,7 @@ def train_step(
             raise TrainingError(
                 f"the {name} became {value}: lower LEARNING_RATE, or check that the base model's weights are whole"
             )
-    gradient.mul_(min(1.0, MAX_GRADIENT_NORM / (norm_value + 1e-6)))
+    gradient.mul_(scale * min(1.0, MAX_GRADIENT_NORM / (norm_value + 1e-6)))
     optimizer.step()
     if mark is not None:
         mark("optimizer")

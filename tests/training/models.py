@@ -88,12 +88,12 @@ def shake(llama: Llama) -> None:
 
 
 def gradients(llama: Llama, batches: Sequence[MicroBatch], *, seed: str = "0") -> tuple[float, torch.Tensor]:
-    """(mean loss, the adapter's flat gradient) of these micro-batches."""
+    """(mean loss, its gradient by the adapter, flat) of these micro-batches."""
     tokens = sum(one.num_supervised for one in batches)
     llama.lora.gradient.zero_()
-    total = llama.accumulate(batches, num_batches=len(batches), scale=1 / tokens, seed=seed)
+    total = llama.accumulate(batches, num_batches=len(batches), seed=seed)
     assert total is not None
-    return total.item() / tokens, llama.lora.gradient.clone()
+    return total.item() / tokens, llama.lora.gradient / tokens
 
 
 def _layer(weights: dict[str, torch.Tensor], number: int) -> dict[str, torch.Tensor]:
