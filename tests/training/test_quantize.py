@@ -6,6 +6,7 @@ import fcntl
 import io
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -99,7 +100,7 @@ def test_goes_on_after_the_last_finished_file(
 
     def killed(path: Path, *arguments: object) -> str:
         if path.name == "layer-001.safetensors":
-            path.with_name(path.name + ".partial").write_bytes(b"half a fi")
+            path.with_name("any.partial").write_bytes(b"half a fi")
             raise KeyboardInterrupt
         return write(path, *arguments)  # type: ignore[arg-type]
 
@@ -323,6 +324,17 @@ def test_progress_tells_share_rate_and_time_left() -> None:
 )
 def test_durations(seconds: float, said: str) -> None:
     assert commands.duration(seconds) == said
+
+
+def test_what_an_earlier_run_did_does_not_count_for_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    stream = io.StringIO()
+    progress = commands.Progress(10 * 10**9, stream=stream)
+    progress.skip(8 * 10**9)
+    now[0] += 4
+    progress.advance(10**9, "layer")
+    assert "90%  0.25 GB/s  4 s left" in stream.getvalue()
 
 
 @given(sizes=st.lists(st.integers(1, 10**12), min_size=1, max_size=8), done_before=st.integers(0, 8))
