@@ -27,7 +27,7 @@ from training_code import device as devices
 from training_code.batches import Part, part_of
 from training_code.clock import Clock
 from training_code.llama import Llama, Placement
-from training_code.ranks import Ranks, joined
+from training_code.ranks import Ranks, end_process, join
 from training_code.step import train_step
 from training_code.tokenizer import Encoded
 
@@ -46,12 +46,13 @@ def main() -> None:
         torch.cuda.set_per_process_memory_fraction(
             arguments.memory_cap_gib * GIB / torch.cuda.get_device_properties(where).total_memory, where
         )
-    with joined(where) as ranks:
-        measured = measure(arguments, where, ranks)
-        if ranks.is_first:
-            print(json.dumps(measured), flush=True)
-            if arguments.save:
-                _save(measured)
+    ranks = join(where)
+    measured = measure(arguments, where, ranks)
+    if ranks.is_first:
+        print(json.dumps(measured), flush=True)
+        if arguments.save:
+            _save(measured)
+    ranks.wait_for_all()
 
 
 def measure(arguments: argparse.Namespace, where: torch.device, ranks: Ranks) -> dict[str, Any]:
@@ -265,3 +266,4 @@ def _parser() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     main()
+    end_process(0)

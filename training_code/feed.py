@@ -55,6 +55,7 @@ class Feed:
             for layout in layouts
         ]
         """What this rank keeps of each layer; whoever loads the model fills them."""
+        self._reading: torch.Tensor | None = None
         self._is_whole_on_device = self._num_shares == 1 and (place == "device" or device.type == "cpu")
         self._buffers: list[torch.Tensor] = []
         self._staging: list[torch.Tensor] = []
@@ -69,32 +70,39 @@ class Feed:
     def _allocate(self, num_bytes: int) -> list[torch.Tensor]:
         return [torch.empty(num_bytes, dtype=torch.uint8, device=self._device) for _ in range(NUM_BUFFERS)]
 
-    def fill(self, layer: int, read: Callable[[torch.Tensor | None], torch.Tensor]) -> None:
+    def fill(self, layer: int, read: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Take a layer's pack from `read`; where it is split, one rank reads it for all.
 
-        `read` gives (num_bytes,) uint8 on the host: the tensor that it is given, filled, or one of its own for None.
+        `read` fills a uint8 host tensor, at least as long as the pack, and returns the stretch that it has filled.
         """
         share = self.shares[layer]
         if self._num_shares == 1:
             if share.device.type == "cpu":
                 read(share)
             else:
-                data = read(None)
+                data = read(self._reading_buffer(share.numel()))
                 share[: data.numel()].copy_(data)
             return
         reader = layer % self._num_shares
         parts = None
         if self._ranks.rank == reader:
             whole = torch.zeros(share.numel() * self._num_shares, dtype=torch.uint8, device=self._device)
-            data = read(None)
+            data = read(self._reading_buffer(whole.numel()))
             whole[: data.numel()].copy_(data)
             parts = list(whole.split(share.numel()))
         mine = torch.empty(share.shape, dtype=torch.uint8, device=self._device)
         self._ranks.scatter(mine, parts, source=reader)
         share.copy_(mine)
 
+    def _reading_buffer(self, num_bytes: int) -> torch.Tensor:
+        # One for all layers: a fresh gigabyte costs more in page faults than in reading.
+        if self._reading is None or self._reading.numel() < num_bytes:
+            self._reading = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+        return self._reading
+
     def walk(self, order: Sequence[int]) -> Iterator[tuple[int, Pack]]:
         """(number, pack) of each layer in this order. A pack may be used until the next is asked for."""
+        self._reading = None
         if self._is_whole_on_device:
             for layer in order:
                 yield layer, self._pack(layer, self.shares[layer])

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,13 +55,16 @@ def launch(arguments: Sequence[str], *, num_processes: int, cluster: Cluster) ->
         for local in range(num_processes)
     ]
 
+    asked_to_stop = threading.Event()
+
     def pass_on(number: int, _frame: FrameType | None) -> None:
+        asked_to_stop.set()
         for child in children:
             child.send_signal(number)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, pass_on)
-    ended = _wait(children)
+    ended = _wait(children, asked_to_stop)
     _end(children)
     return ended
 
@@ -79,9 +83,13 @@ def _variables(local: int, num_processes: int, cluster: Cluster) -> dict[str, st
     }
 
 
-def _wait(children: Sequence[subprocess.Popen[bytes]]) -> Ended:
+def _wait(children: Sequence[subprocess.Popen[bytes]], asked_to_stop: threading.Event) -> Ended:
     while True:
-        statuses = [child.poll() for child in children]
+        # Asked to stop, the first one leaves its step and saves: how the others end while it does so is no matter.
+        watched = children[:1] if asked_to_stop.is_set() else children
+        statuses = [child.poll() for child in watched]
+        if statuses[0] == 0:
+            return Ended(0)
         # One that a signal ended comes first: the others fail because it is gone.
         for local, status in sorted(enumerate(statuses), key=lambda item: item[1] or 0):
             if status is not None and status < 0:
@@ -91,8 +99,6 @@ def _wait(children: Sequence[subprocess.Popen[bytes]]) -> Ended:
                 return Ended(128 - status, why)
             if status:
                 return Ended(status)
-        if statuses[0] == 0:
-            return Ended(0)
         time.sleep(POLL_SECONDS)
 
 

@@ -44,7 +44,7 @@ def load(
     started = reported = time.monotonic()
     for number in range(num_layers):
 
-        def read(out: torch.Tensor | None, number: int = number) -> torch.Tensor:
+        def read(out: torch.Tensor, number: int = number) -> torch.Tensor:
             return base.layer(number, quantise=quantise, dtype=plain, device=device, out=out).data
 
         feed.fill(number, read)

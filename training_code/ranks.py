@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import torch
 import torch.distributed as dist
@@ -79,16 +78,24 @@ class Ranks:
             dist.barrier()
 
 
-@contextmanager
-def joined(device: torch.device) -> Iterator[Ranks]:
-    """Of the variables that torchrun sets; without them this process is alone."""
+def join(device: torch.device) -> Ranks:
+    """Find the others by the variables that torchrun sets; without them this process is alone.
+
+    Leave with `end_process`.
+    """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
-        yield Ranks()
-        return
+        return Ranks()
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=TIMEOUT, device_id=device if device.type == "cuda" else None)
-    try:
-        yield Ranks(dist.get_rank(), world_size, int(os.environ.get("LOCAL_RANK", "0")))
-    finally:
-        dist.destroy_process_group()
+    return Ranks(dist.get_rank(), world_size, int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def end_process(status: int) -> NoReturn:
+    """End with this exit status. Where ranks are joined nothing is taken down in good order: that hangs, or aborts,
+    where another rank has gone first."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if dist.is_initialized():
+        os._exit(status)
+    sys.exit(status)

@@ -23,7 +23,7 @@ from training_code.clock import Clock, StopReason, process_start
 from training_code.environment import Environment, read_json_object
 from training_code.errors import TrainingError
 from training_code.launch import Cluster, launch
-from training_code.ranks import Ranks, joined
+from training_code.ranks import Ranks, end_process, join
 from training_code.result import write_metrics, write_record
 from training_code.run import ADAM_BETAS, Run
 from training_code.step import MAX_GRADIENT_NORM
@@ -46,9 +46,9 @@ def main() -> int:
     clock.listen()
     try:
         where = device.of_process()
-        with joined(where) as ranks, checkpoint.exclusive(environment.checkpoints) if ranks.is_first else nullcontext():
+        ranks = join(where)
+        with checkpoint.exclusive(environment.checkpoints) if ranks.is_first else nullcontext():
             train(environment, clock, where, ranks)
-            _end_together(ranks)
     except (TrainingError, SettingError) as error:
         return _fail(environment, str(error))
     except torch.OutOfMemoryError as error:
@@ -62,6 +62,8 @@ def main() -> int:
             return _unexpected(environment, error)
         return _fail(environment, f"the disk is full: {error}; give the job a larger volume (VolumeSizeInGB)")
     except Exception as error:
+        if clock.signalled and os.environ.get("RANK", "0") != "0":
+            return 0  # The first rank has left the step, to save; this one was waiting for it.
         return _unexpected(environment, error)
     return 0
 
@@ -174,14 +176,6 @@ def _unexpected(environment: Environment, error: Exception) -> int:
     return _fail(environment, f"unexpected {type(error).__name__}: {error}; the log has the details")
 
 
-def _end_together(ranks: Ranks) -> None:
-    """A rank that ends early would take the others' network with it. The first may have left a step: it waits not."""
-    sys.stdout.flush()
-    if ranks.world_size > 1:
-        # Past here nothing is left to do, and tearing down a network in use may hang.
-        os._exit(0)
-
-
 Say = Callable[[str], None]
 
 
@@ -225,4 +219,4 @@ def _say_outcome(say: Say, run: Run) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

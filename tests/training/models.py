@@ -60,9 +60,9 @@ def build(
     )
 
 
-def _reader(data: torch.Tensor) -> Callable[[torch.Tensor | None], torch.Tensor]:
-    def read(out: torch.Tensor | None) -> torch.Tensor:
-        return data if out is None else out[: len(data)].copy_(data)
+def _reader(data: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    def read(out: torch.Tensor) -> torch.Tensor:
+        return out[: len(data)].copy_(data)
 
     return read
 
