@@ -2,7 +2,7 @@
 
 The format is Meta's (llama-models, models/llama4/prompt_format.md and chat_format.py):
 `<|begin_of_text|><|header_start|>role<|header_end|>\\n\\ncontent<|eot|>`, with tool results under the role
-`ipython`. Unlike ChatFormat it strips white space around content, as transformers' template does
+`ipython`. Unlike ChatFormat it strips white space around content
 (tests/training/test_chat_meta.py lists every difference).
 """
 
