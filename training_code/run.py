@@ -33,6 +33,9 @@ STEPS_BEFORE_FORECAST = 3
 EVALUATION_MARGIN = 1.3
 """The last evaluation is expected to take what the base model's took times this."""
 
+FINISH_SECONDS = 2.0
+"""For what is written at the end beside the weights. Without the last evaluation nothing passes the gate."""
+
 _NOT_IDENTITY = {"CHECKPOINT_MINUTES", "EVAL_EVERY_STEPS", "MAX_RUNTIME_SECONDS", "USD_PER_HOUR", "MODE"}
 
 
@@ -177,8 +180,8 @@ class Run:
     # --- time
 
     def seconds_to_finish(self) -> float:
-        """To save and to evaluate for the last time."""
-        return self._save_seconds + self._evaluation_seconds * EVALUATION_MARGIN
+        """To save adapter and checkpoint, and to evaluate for the last time."""
+        return FINISH_SECONDS + 2 * self._save_seconds + self._evaluation_seconds * EVALUATION_MARGIN
 
     def seconds_to_go(self) -> float:
         """To the end of the job, at the speed of the steps so far."""
