@@ -148,6 +148,7 @@ class Llama:
                 parts.backward(state.x)
                 assert x.grad is not None
                 state.x = x.grad
+                del parts  # its graph holds the layer's dequantised matrices, and the next layer's need the room
             if after_layer is not None:
                 after_layer(number)
         mark("backward")
