@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from heartbeat.scout import ModelShape, UnsupportedModelError
-from training_code import packs
+from training_code import nf4, packs
 from training_code.architecture import Architecture
 from training_code.environment import read_json_object
 from training_code.errors import TrainingError
@@ -313,8 +313,8 @@ def _check_layer(file: Path, expected: Mapping[str, tuple[int, ...]]) -> None:
     different += found.keys() - expected.keys()
     for name in layout.names:
         if layout.is_quantised(name):
-            size = layout.entries[name + ".absmax"].shape
-            if size != (prod(found[name]) // 64,):
+            size = layout.entries[name + packs.ABSMAX].shape
+            if size != (prod(found[name]) // nf4.BLOCK,):
                 different.append(name)
     if different:
         raise TrainingError(

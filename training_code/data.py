@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from heartbeat import dataset
 from heartbeat.conversation import Row
 from training_code.chat import render, why_unservable
 from training_code.errors import TrainingError
+from training_code.manifest import sha256_of
 from training_code.tokenizer import ChatTokenizer, Encoded
 
 
@@ -56,7 +56,7 @@ def load(
         training=_short_enough(training, max_length),
         heldout=_short_enough(heldout, max_length),
         num_over_long=sum(len(row.ids) > max_length for row in (*training, *heldout)),
-        sha256=_sha256(files),
+        sha256=sha256_of(*files),
         warnings=_warnings(training_rows),
     )
     _refuse_untrainable(data, training, max_length)
@@ -114,15 +114,6 @@ def _warnings(rows: Sequence[Row]) -> list[str]:
     if not problems:
         return []
     return [f"{len(problems)} training rows teach tool calls that the endpoint cannot read, e.g. {problems[0]}"]
-
-
-def _sha256(files: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 @lru_cache(maxsize=2)

@@ -64,7 +64,7 @@ def grouped_linear(
     """x[rows of e] W[e] for a stack of matrices (experts, inputs, outputs).
 
     Not `wanted`: nobody reads the result, only a gradient comes back through it; its numbers are then not computed
-    and undefined. In the backward pass that spares a recomputed layer its last products, a sixth of its forward.
+    and undefined. In the backward pass that spares a recomputed layer its last products, in Scout 27% of its forward's.
     """
     y: torch.Tensor = _GroupedLinear.apply(x, layer, name, groups, wanted)  # type: ignore[no-untyped-call]
     return y

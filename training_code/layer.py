@@ -137,9 +137,7 @@ def _attention(
 def _mlp(x: torch.Tensor, layer: FrozenLayer, lora: LayerLora, place: str, wanted: bool) -> torch.Tensor:
     gate, up, down = (f"{place}.{part}_proj" for part in ("gate", "up", "down"))
     dropped = lora.dropped(x, gate, up)
-    inner = _gated(
-        lora.add(linear(x, layer, f"{gate}"), dropped, gate), lora.add(linear(x, layer, f"{up}"), dropped, up)
-    )
+    inner = _gated(lora.add(linear(x, layer, gate), dropped, gate), lora.add(linear(x, layer, up), dropped, up))
     return lora.add(linear(inner, layer, down, wanted=wanted), lora.dropped(inner, down), down)
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from training_code.architecture import Architecture
+from training_code.weight_names import layer_shapes
 
 ATTENTION = ("q", "k", "v", "o")
 FEED_FORWARD = ("gate", "up", "down")
@@ -150,36 +151,23 @@ NO_LORA = LayerLora({}, 0.0, 0.0)
 
 
 def _specs(architecture: Architecture, layer: int, targets: Sequence[str]) -> Iterator[_Spec]:
-    shape, prefix = architecture.shape, f"model.layers.{layer}."
-    hidden = shape.hidden_size
-    query, key_value = shape.num_attention_heads * shape.head_size, shape.num_key_value_heads * shape.head_size
-    if "attention" in targets:
-        outputs = {"q": query, "k": key_value, "v": key_value, "o": hidden}
-        for part in ATTENTION:
-            num_inputs = query if part == "o" else hidden
-            yield _Spec(
-                name=f"{prefix}self_attn.{part}_proj",
-                num_inputs=num_inputs,
-                num_outputs=outputs[part],
-                num_experts=None,
-            )
-    if not architecture.has_experts[layer]:
-        return
-    sizes = {
-        "gate": (hidden, shape.expert_size),
-        "up": (hidden, shape.expert_size),
-        "down": (shape.expert_size, hidden),
-    }
-    for target, place, num_experts in (
-        ("shared_expert", "shared_expert", None),
-        ("routed_experts", "experts", shape.num_experts),
+    shapes, prefix = layer_shapes(architecture, layer), f"model.layers.{layer}."
+    for target, place, parts in (
+        ("attention", "self_attn", ATTENTION),
+        ("shared_expert", "feed_forward.shared_expert", FEED_FORWARD),
     ):
-        if target in targets:
-            for part in FEED_FORWARD:
-                num_inputs, num_outputs = sizes[part]
-                yield _Spec(
-                    name=f"{prefix}feed_forward.{place}.{part}_proj",
-                    num_inputs=num_inputs,
-                    num_outputs=num_outputs,
-                    num_experts=num_experts,
-                )
+        for module in (f"{place}.{part}_proj" for part in parts):
+            if target in targets and f"{module}.weight" in shapes:
+                num_outputs, num_inputs = shapes[f"{module}.weight"]
+                yield _Spec(name=prefix + module, num_inputs=num_inputs, num_outputs=num_outputs, num_experts=None)
+    if "routed_experts" in targets and architecture.has_experts[layer]:
+        place = "feed_forward.experts"
+        num_experts, size, hidden = shapes[f"{place}.down_proj"]
+        for part in FEED_FORWARD:
+            num_inputs, num_outputs = (size, hidden) if part == "down" else (hidden, size)
+            yield _Spec(
+                name=f"{prefix}{place}.{part}_proj",
+                num_inputs=num_inputs,
+                num_outputs=num_outputs,
+                num_experts=num_experts,
+            )

@@ -87,11 +87,13 @@ def size_of(path: Path) -> int | None:
         return None
 
 
-def sha256_of(path: Path) -> str:
+def sha256_of(*paths: Path) -> str:
+    """Of the files' bytes one after another."""
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while step := stream.read(_STEP_BYTES):
-            digest.update(step)
+    for path in paths:
+        with path.open("rb") as stream:
+            while step := stream.read(_STEP_BYTES):
+                digest.update(step)
     return digest.hexdigest()
 
 

@@ -29,7 +29,7 @@ from training_code.errors import TrainingError
 DATA_ALIGNMENT = 4096
 """Bytes; of the data region in a file."""
 
-_CODES, _ABSMAX, NESTED = ".codes", ".absmax", ".nested"
+_CODES, ABSMAX, NESTED = ".codes", ".absmax", ".nested"
 _NESTED_MULTIPLE = 4
 """Floats: what follows the nested scales begins at a multiple of 16 bytes, which matrix kernels are fastest with."""
 _STEP_BYTES = 2**26
@@ -73,13 +73,13 @@ class Layout:
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
         """Of the weights: a quantised one is one name."""
-        parts = tuple(name + part for name in self._quantised for part in (_CODES, _ABSMAX, NESTED))
+        parts = tuple(name + part for name in self._quantised for part in (_CODES, ABSMAX, NESTED))
         return (*self._quantised, *(name for name in self.entries if name not in parts))
 
     @functools.cached_property
     def _quantised(self) -> tuple[str, ...]:
         found = (name.removesuffix(_CODES) for name in self.entries if name.endswith(_CODES))
-        return tuple(name for name in found if {name + _ABSMAX, name + NESTED} <= self.entries.keys())
+        return tuple(name for name in found if {name + ABSMAX, name + NESTED} <= self.entries.keys())
 
     def is_quantised(self, name: str) -> bool:
         return name + _CODES in self.entries
@@ -133,7 +133,7 @@ class Pack:
         target.nested[-1:].copy_(source.nested[-1:])
 
     def _quantised(self, name: str) -> nf4.Quantised:
-        codes, absmax, nested = (self.tensor(name + part).view(-1) for part in (_CODES, _ABSMAX, NESTED))
+        codes, absmax, nested = (self.tensor(name + part).view(-1) for part in (_CODES, ABSMAX, NESTED))
         return nf4.Quantised(codes=codes, absmax=absmax, nested=nested)
 
 
@@ -153,7 +153,7 @@ def plan(weights: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], *, quantise
         num_nested = -(-nf4.nested_size(num) // _NESTED_MULTIPLE) * _NESTED_MULTIPLE
         parts.append((name + _CODES, torch.uint8, (*shape[:-1], shape[-1] // 2)))
         parts.append((name + NESTED, torch.float32, (num_nested,)))
-        parts.append((name + _ABSMAX, torch.uint8, (num // nf4.BLOCK,)))
+        parts.append((name + ABSMAX, torch.uint8, (num // nf4.BLOCK,)))
     return Layout(tuple(lay_out(sorted(parts, key=_order))))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from heartbeat import memory
+from heartbeat.candidates import MODES
 from heartbeat.job import FineTuneJob
 from heartbeat.memory import GIB
 from heartbeat.scout import ModelShape
@@ -18,7 +19,6 @@ from training_code.errors import TrainingError
 from training_code.llama import Placement
 from training_code.ranks import Ranks
 
-MODES = ("resident", "sharded", "streamed")
 CPU_GROUP = 8
 """Micro-batches that go through a layer together where nothing is fetched: more would only hold more memory."""
 LOADABLE_SHARE_OF_HOST = 0.9
@@ -101,7 +101,7 @@ def _on_cpu(job: FineTuneJob, shape: ModelShape, ranks: Ranks, is_quantised: boo
 
 def require_host_memory(shape: ModelShape, num_bytes: int) -> None:
     """Raises TrainingError where a model of so many bytes does not fit into the memory that is free."""
-    free = free_host_bytes()
+    free = _free_host_bytes()
     if num_bytes > free * LOADABLE_SHARE_OF_HOST:
         raise TrainingError(
             f"the base model has {shape.text_parameters / 1e9:.1f} B parameters, {num_bytes / GIB:.1f} GiB here, and "
@@ -128,7 +128,7 @@ def _free_device_bytes(device: torch.device) -> int:
     return min(free, math.floor(torch.cuda.get_per_process_memory_fraction(device) * total))
 
 
-def free_host_bytes() -> int:
+def _free_host_bytes() -> int:
     """Of this container: it may be held to less than the host has."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     free = int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) * 1024

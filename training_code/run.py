@@ -73,7 +73,6 @@ class Run:
             fused=self.llama.device.type == "cuda",
         )
         self.heldout_part = self._part(self.data.heldout)
-        self._alone = self.ranks.world_size == 1
         self._evaluation_seconds = 0.0
         self._save_seconds = 0.0
         self._saved_at = time.monotonic()
@@ -109,7 +108,7 @@ class Run:
             try:
                 self.step()
             except StepAbandonedError:
-                self.is_cut_off = not self._alone
+                self.is_cut_off = self.ranks.world_size > 1
                 return "sigterm"
             if self.progress.step == first + STEPS_BEFORE_FORECAST:
                 self._say(f"expected end: {self.expected_end()}")

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 
-from benchmarks import scout_step
+from benchmarks import random_model, scout_step
+from heartbeat.scout import SCOUT, ModelShape
+
+
+def test_the_benchmarks_model_is_the_planners() -> None:
+    assert ModelShape.from_config(random_model.SCOUT) == replace(SCOUT, vision_parameters=0)
 
 
 @pytest.mark.parametrize("mode", ["resident", "streamed"])
