@@ -7,7 +7,6 @@ One process for each GPU; without the variables of torchrun this one starts them
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import sys
 import traceback
@@ -18,11 +17,12 @@ import torch
 
 from heartbeat.job import FineTuneJob, SettingError, resolve
 from training_code import checkpoint, data, device, loading, placing, schedule
-from training_code.base_files import open_base
+from training_code.base_files import CONFIG, open_base
 from training_code.clock import Clock, StopReason, process_start
 from training_code.environment import Environment, read_json_object
 from training_code.errors import TrainingError
 from training_code.launch import Cluster, launch
+from training_code.manifest import sha256_of
 from training_code.ranks import Ranks, end_process, join
 from training_code.result import write_metrics, write_record
 from training_code.run import ADAM_BETAS, Run
@@ -110,7 +110,7 @@ def train(environment: Environment, clock: Clock, where: torch.device, ranks: Ra
         clock=clock,
         job=job,
         data=rows,
-        base_config_sha256=hashlib.sha256((channel / "config.json").read_bytes()).hexdigest(),
+        base_config_sha256=sha256_of(channel / CONFIG),
         llama=llama,
         ranks=ranks,
         checkpoints=environment.checkpoints,
@@ -172,6 +172,10 @@ def _fail(environment: Environment, sentence: str) -> int:
 
 
 def _unexpected(environment: Environment, error: Exception) -> int:
+    if environment.failure.exists():
+        # Of another rank, which has said why: this one lost the network with it.
+        print(f"ended with the process that failed: {error}", file=sys.stderr, flush=True)
+        return 1
     traceback.print_exc()
     return _fail(environment, f"unexpected {type(error).__name__}: {error}; the log has the details")
 

@@ -17,6 +17,7 @@ from tests.training import meta, tiny
 from tests.training.test_train import read, train
 from training_code import adapter, checkpoint, layer, placing
 from training_code.architecture import Architecture
+from training_code.environment import Environment
 from training_code.errors import TrainingError
 from training_code.lora_weights import LoraWeights
 
@@ -285,3 +286,18 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
         "step-00000003.safetensors",
         "step-00000004.safetensors",
     ]
+
+
+def test_a_rank_that_falls_with_another_adds_no_traceback(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = tiny.lay_out(tmp_path / "ml", base)
+
+    def lose_the_network(environment: Environment, *_: object) -> None:
+        environment.fail("why the first rank failed")
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr("training_code.train.train", lose_the_network)
+    assert train(root) == 1
+    assert (root / "output/failure").read_text() == "why the first rank failed"
+    assert "Traceback" not in capfd.readouterr().err
