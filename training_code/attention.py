@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -50,7 +53,9 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments
         from torch.nn.attention.varlen import varlen_attn
 
         starts, longest = segments.starts, segments.longest
-        out = varlen_attn(query, key, value, starts, starts, longest, longest, window_size=(-1, 0), enable_gqa=True)
+        out = varlen_attn(
+            query, key, value, starts, starts, longest, longest, window_size=(-1, 0), **_grouped_heads(varlen_attn)
+        )
         assert isinstance(out, torch.Tensor)  # it gives more only where that is asked for
         return out
     parts, start = [], 0
@@ -60,6 +65,12 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments
         parts.append(part.squeeze(0).transpose(0, 1))
         start += length
     return torch.cat(parts)
+
+
+@cache
+def _grouped_heads(varlen_attn: Callable[..., object]) -> dict[str, Any]:
+    """torch 2.11 takes fewer KV heads than heads as a matter of course; later it wants to be told."""
+    return {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
 
 
 @cache
