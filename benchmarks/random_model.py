@@ -68,6 +68,7 @@ def build(
     device: torch.device,
     dtype: torch.dtype,
     ranks: Ranks,
+    dropout: float = 0.05,
 ) -> Llama:
     """As `training_code.loading.load` lays a quantised model out. Every rank has numbers of its own."""
     architecture = Architecture.from_config(config)
@@ -95,7 +96,7 @@ def build(
             weight=head,
             norm_eps=architecture.norm_eps,
         ),
-        lora=LoraWeights(architecture, targets, rank=rank, alpha=2 * rank, dropout=0.05, seed=0, device=device),
+        lora=LoraWeights(architecture, targets, rank=rank, alpha=2 * rank, dropout=dropout, seed=0, device=device),
         device=device,
         dtype=dtype,
         placement=placement,

@@ -191,11 +191,14 @@ class _Marks:
 
 def _profile(llama: Llama, part: Part, optimizer: torch.optim.Optimizer, ranks: Ranks, num_rows: int) -> None:
     activity = torch.profiler.ProfilerActivity
-    with torch.profiler.profile(activities=[activity.CPU, activity.CUDA]) as profile:
+    begun = time.monotonic()
+    with torch.profiler.profile(activities=[activity.CUDA]) as profile:
         train_step(llama, part, optimizer, seed="profile", clock=Clock(limit_seconds=math.inf), ranks=ranks)
         torch.cuda.synchronize()
-    kernels = sorted(profile.key_averages(), key=lambda row: -row.self_device_time_total)
+    rows = (row for row in profile.key_averages() if row.device_type.name == "CUDA")
+    kernels = sorted(rows, key=lambda row: -row.self_device_time_total)
     total = sum(row.self_device_time_total for row in kernels)
+    print(f"kernels and copies {total / 1e6:.3f} s of a step of {time.monotonic() - begun:.3f} s", flush=True)
     for row in kernels[:num_rows]:
         share, seconds = row.self_device_time_total / total, row.self_device_time_total / 1e6
         print(f"{share:6.1%} {seconds:8.3f} s {row.count:6d} x {row.key[:100]}", flush=True)
@@ -235,7 +238,9 @@ def _code_version() -> str:
 
 def _save(measured: dict[str, Any]) -> None:
     gpu = measured["gpu"].replace("NVIDIA ", "").replace(" ", "-").lower()
-    name = f"{measured['mode']}-{measured['num_gpus']}x{gpu}-{measured['date'][:10]}.json"
+    settings = measured["settings"]
+    shape = f"{settings['batch']}x{settings['max_length']}-{settings['lengths']}-group{settings['group']}"
+    name = f"{measured['mode']}-{measured['num_gpus']}x{gpu}-{shape}-{measured['date'][:10]}.json"
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / name).write_text(json.dumps(measured, indent=1) + "\n")
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 
 import torch
 
+from training_code import pinned
 from training_code.feed import Place
+
+ROOM = 1024
+"""Tokens; a block of host memory has room for a multiple of them, so that one block serves most micro-batches."""
 
 
 class Boundaries:
@@ -21,11 +26,13 @@ class Boundaries:
         self._on_host = place == "host" and device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if self._on_host else None
         self._kept: list[list[torch.Tensor]] = [[] for _ in range(num_layers)]
-        self._pool: dict[tuple[int, ...], list[torch.Tensor]] = {}
+        self._blocks = _Blocks()
 
     def forget(self) -> None:
         """Drop what an abandoned group has left."""
         for kept in self._kept:
+            for host in kept:
+                self._blocks.give_back(host)
             kept.clear()
 
     def put(self, layer: int, x: torch.Tensor) -> None:
@@ -33,7 +40,7 @@ class Boundaries:
         if self._stream is None:
             self._kept[layer].append(x)
             return
-        host = self._host_tensor(x)
+        host = self._blocks.take(x)
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
             host.copy_(x, non_blocking=True)
@@ -55,7 +62,7 @@ class Boundaries:
                 arriving = self._fetch(kept[i + 1])
             torch.cuda.current_stream(self._device).wait_event(event)
             yield x
-            self._pool[_key(host)].append(host)  # what is written there next is written by the same stream
+            self._blocks.give_back(host)  # what is written there next is written by the same stream
 
     def _fetch(self, host: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event]:
         assert self._stream is not None
@@ -65,11 +72,31 @@ class Boundaries:
             x.copy_(host, non_blocking=True)
             return x, self._stream.record_event()
 
-    def _host_tensor(self, like: torch.Tensor) -> torch.Tensor:
-        # Pinning is slow: what one step has pinned serves all others.
-        free = self._pool.setdefault(_key(like), [])
-        return free.pop() if free else torch.empty(like.shape, dtype=like.dtype, pin_memory=True)
 
+class _Blocks:
+    """Pinned host memory, which is slow to make: what one step has made serves all others."""
 
-def _key(tensor: torch.Tensor) -> tuple[int, ...]:
-    return (*tensor.shape, tensor.element_size())
+    def __init__(self) -> None:
+        self._free: list[torch.Tensor] = []
+        self._of: dict[int, torch.Tensor] = {}
+        self._most_tokens = 0
+
+    def take(self, like: torch.Tensor) -> torch.Tensor:
+        """A tensor of this shape and dtype."""
+        num_tokens, *sizes = like.shape
+        row_bytes = prod(sizes) * like.element_size()
+        fitting = (i for i, block in enumerate(self._free) if block.numel() >= num_tokens * row_bytes)
+        index = next(fitting, None)
+        if index is None:
+            self._most_tokens = max(self._most_tokens, -(-num_tokens // ROOM) * ROOM)
+            block = pinned.allocate(self._most_tokens * row_bytes)
+        else:
+            block = self._free.pop(index)
+        self._of[block.data_ptr()] = block
+        return block[: num_tokens * row_bytes].view(like.dtype).view(like.shape)
+
+    def give_back(self, tensor: torch.Tensor) -> None:
+        """Not before the last copy from or to it has been put on the stream that all copies are on."""
+        block = self._of.pop(tensor.data_ptr(), None)
+        if block is not None:  # on a device it is none of these
+            self._free.append(block)

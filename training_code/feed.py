@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 
+from training_code import pinned
 from training_code.packs import Layout, Pack
 from training_code.ranks import Ranks, Work
 
@@ -46,13 +47,7 @@ class Feed:
         self._layouts, self._device, self._ranks, self._place = layouts, device, ranks, place
         self._num_shares = ranks.world_size if split else 1
         self.shares = [
-            torch.empty(
-                share_bytes(layout.num_bytes, self._num_shares),
-                dtype=torch.uint8,
-                device=device if place == "device" else "cpu",
-                pin_memory=place == "host" and device.type == "cuda",
-            )
-            for layout in layouts
+            self._memory(share_bytes(layout.num_bytes, self._num_shares), on_host=place == "host") for layout in layouts
         ]
         """What this rank keeps of each layer; whoever loads the model fills them."""
         self._reading: torch.Tensor | None = None
@@ -66,6 +61,11 @@ class Feed:
                 self._staging = self._allocate(largest)
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._released: list[torch.cuda.Event | None] = [None] * NUM_BUFFERS
+
+    def _memory(self, num_bytes: int, *, on_host: bool) -> torch.Tensor:
+        if on_host and self._device.type == "cuda":
+            return pinned.allocate(num_bytes)
+        return torch.empty(num_bytes, dtype=torch.uint8, device=self._device)
 
     def _allocate(self, num_bytes: int) -> list[torch.Tensor]:
         return [torch.empty(num_bytes, dtype=torch.uint8, device=self._device) for _ in range(NUM_BUFFERS)]
@@ -97,12 +97,16 @@ class Feed:
     def _reading_buffer(self, num_bytes: int) -> torch.Tensor:
         # One for all layers: a fresh gigabyte costs more in page faults than in reading.
         if self._reading is None or self._reading.numel() < num_bytes:
-            self._reading = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+            if self._reading is not None:
+                pinned.free(self._reading)
+            self._reading = self._memory(num_bytes, on_host=True)
         return self._reading
 
     def walk(self, order: Sequence[int]) -> Iterator[tuple[int, Pack]]:
         """(number, pack) of each layer in this order. A pack may be used until the next is asked for."""
-        self._reading = None
+        if self._reading is not None:
+            pinned.free(self._reading)
+            self._reading = None
         if self._is_whole_on_device:
             for layer in order:
                 yield layer, self._pack(layer, self.shares[layer])

@@ -23,19 +23,33 @@ class FrozenLayer:
     pack: Pack
     dtype: torch.dtype
     keep: bool
-    _kept: dict[str, torch.Tensor] = field(default_factory=dict)
+    _kept: dict[tuple[str, ...], torch.Tensor] = field(default_factory=dict)
 
     def plain(self, name: str) -> torch.Tensor:
         """A norm's or the router's weights, in the dtype that is computed in."""
         return self.pack.tensor(name).to(self.dtype)
 
-    def matrix(self, name: str) -> torch.Tensor:
-        found = self._kept.get(name)
+    def matrix(self, *names: str) -> torch.Tensor:
+        """A weight, or several (outputs, inputs) of the same inputs as one, one below the other."""
+        found = self._kept.get(names)
         if found is None:
-            found = self.pack.matrix(name, self.dtype)
+            found = self.pack.matrix(names[0], self.dtype) if len(names) == 1 else self._stacked(names)
             if self.keep:
-                self._kept[name] = found
+                self._kept[names] = found
         return found
+
+    def num_outputs(self, *names: str) -> int:
+        return sum(self.pack.layout.matrix_shape(name)[0] for name in names)
+
+    def _stacked(self, names: tuple[str, ...]) -> torch.Tensor:
+        num_inputs = self.pack.layout.matrix_shape(names[0])[1]
+        whole = torch.empty(self.num_outputs(*names), num_inputs, dtype=self.dtype, device=self.pack.data.device)
+        done = 0
+        for name in names:
+            end = done + self.num_outputs(name)
+            self.pack.matrix(name, self.dtype, out=whole[done:end])
+            done = end
+        return whole
 
 
 @dataclass(frozen=True)
@@ -52,9 +66,13 @@ class Groups:
         return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def linear(x: torch.Tensor, layer: FrozenLayer, name: str, *, wanted: bool = True) -> torch.Tensor:
-    """x W^T for the weight (outputs, inputs) of the module of this name. Not `wanted`: as `grouped_linear`."""
-    y: torch.Tensor = _Linear.apply(x, layer, f"{name}.weight", wanted)  # type: ignore[no-untyped-call]
+def linear(x: torch.Tensor, layer: FrozenLayer, *names: str, wanted: bool = True) -> torch.Tensor:
+    """x W^T for the weights (outputs, inputs) of the modules of these names, side by side, as one product.
+
+    Not `wanted`: as `grouped_linear`.
+    """
+    weights = tuple(f"{name}.weight" for name in names)
+    y: torch.Tensor = _Linear.apply(x, layer, weights, wanted)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -80,16 +98,16 @@ def grouped_product(x: torch.Tensor, stack: torch.Tensor, groups: Groups) -> tor
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, layer: FrozenLayer, name: str, wanted: bool) -> torch.Tensor:
-        ctx.layer, ctx.name = layer, name
+    def forward(ctx: Any, x: torch.Tensor, layer: FrozenLayer, names: tuple[str, ...], wanted: bool) -> torch.Tensor:
+        ctx.layer, ctx.names = layer, names
         if not wanted:
-            return x.new_empty(x.shape[0], layer.pack.layout.matrix_shape(name)[0])
-        return functional.linear(x, layer.matrix(name))
+            return x.new_empty(x.shape[0], layer.num_outputs(*names))
+        return functional.linear(x, layer.matrix(*names))
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (gradient,) = gradients
-        return gradient @ ctx.layer.matrix(ctx.name), None, None, None
+        return gradient @ ctx.layer.matrix(*ctx.names), None, None, None
 
 
 class _GroupedLinear(torch.autograd.Function):

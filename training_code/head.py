@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from training_code.fused import fused
 from training_code.layer import rms_norm
 
 LOGITS_BYTES = 2**29
@@ -28,8 +29,7 @@ class Head:
             normed = self._normed(x[positions])
             total = torch.zeros((), device=x.device)
             for rows, classes in self._chunks(normed, targets):
-                logits = (rows @ self.weight.t()).float()
-                total += (logits.logsumexp(-1) - logits.gather(1, classes[:, None])[:, 0]).sum()
+                total += _loss(rows @ self.weight.t(), classes)
         return total
 
     def loss_and_gradient(
@@ -47,12 +47,9 @@ class Head:
         total, done = torch.zeros((), device=x.device), 0
         with torch.no_grad():
             for rows, classes in self._chunks(normed.detach(), targets):
-                logits = (rows @ self.weight.t()).float()
-                log_sum = logits.logsumexp(-1, keepdim=True)
-                total += (log_sum - logits.gather(1, classes[:, None])).sum()
-                by_logits = logits.sub_(log_sum).exp_()
-                by_logits.scatter_add_(1, classes[:, None], by_logits.new_full((len(classes), 1), -1.0))
-                gradient[done : done + len(rows)] = by_logits.to(self.weight.dtype) @ self.weight
+                loss, by_logits = _loss_and_gradient(rows @ self.weight.t(), classes)
+                total += loss
+                torch.mm(by_logits, self.weight, out=gradient[done : done + len(rows)])
                 done += len(rows)
         normed.backward(gradient)
         assert rows_of_x.grad is not None
@@ -64,3 +61,20 @@ class Head:
     def _chunks(self, normed: torch.Tensor, targets: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         size = max(1, LOGITS_BYTES // (4 * self.weight.shape[0]))
         return list(zip(normed.split(size), targets.split(size), strict=True)) if len(targets) else []
+
+
+@fused
+def _loss(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+    """Summed over the rows of `logits` (tokens, vocabulary), in f32."""
+    log_sum = logits.float().logsumexp(-1)
+    return (log_sum - logits.gather(1, classes[:, None])[:, 0].float()).sum()
+
+
+@fused
+def _loss_and_gradient(logits: torch.Tensor, classes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """And its gradient by `logits`, in their dtype."""
+    wide = logits.float()
+    log_sum = wide.logsumexp(-1, keepdim=True)
+    loss = (log_sum - wide.gather(1, classes[:, None])).sum()
+    is_target = torch.arange(logits.shape[1], device=logits.device) == classes[:, None]
+    return loss, ((wide - log_sum).exp() - is_target.float()).to(logits.dtype)

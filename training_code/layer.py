@@ -8,6 +8,7 @@ stream has the dtype of `x`: f32 where the weights are f16, whose range it would
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -15,7 +16,8 @@ from torch.nn import functional
 from training_code.architecture import Architecture
 from training_code.attention import Segments, attend, chunks
 from training_code.frozen import FrozenLayer, Groups, grouped_linear, grouped_product, linear
-from training_code.lora_weights import LayerLora
+from training_code.fused import fused
+from training_code.lora_weights import LayerLora, Noise, drop
 
 F16_HEADROOM = 2.0**-6
 """In f16 a feed-forward network's inner products are kept this much smaller, and its output made up for it in f32:
@@ -58,6 +60,27 @@ class Places:
 
 
 @dataclass(frozen=True)
+class Sorting:
+    """Tokens in the order of their experts."""
+
+    tokens: torch.Tensor
+    """(tokens,): which token each row is."""
+    places: torch.Tensor
+    """(tokens,): in which row each token is; the other way round."""
+    groups: Groups
+
+    @classmethod
+    def by(cls, expert: torch.Tensor, num_experts: int) -> Sorting:
+        """`expert`: (tokens,), each token's. Nothing here waits for the device."""
+        tokens = expert.argsort(stable=True)
+        places = torch.empty_like(tokens)
+        places[tokens] = torch.arange(len(tokens), device=tokens.device)
+        sizes = torch.zeros(num_experts, dtype=torch.int32, device=expert.device)
+        sizes.index_add_(0, expert, torch.ones_like(expert, dtype=torch.int32))
+        return cls(tokens, places, Groups(sizes.cumsum(0, dtype=torch.int32)))
+
+
+@dataclass(frozen=True)
 class Parts:
     """A layer's output as the sum of what a backward pass can enter one by one."""
 
@@ -67,22 +90,20 @@ class Parts:
     """(tokens, hidden): what the shared expert, or the dense network, adds."""
     routed: torch.Tensor | None
     """(tokens, hidden) in the order of the experts."""
-    order: torch.Tensor | None
-    """(tokens,): which token each row of `routed` belongs to."""
+    sorting: Sorting | None
 
     def total(self) -> torch.Tensor:
         """(tokens, hidden): the layer's output."""
-        out = self.residual + self.shared
-        if self.routed is None or self.order is None:
-            return out
-        return out.index_add_(0, self.order, self.routed)
+        if self.routed is None or self.sorting is None:
+            return self.residual + self.shared
+        return _sum(self.residual, self.shared, self.routed, self.sorting.places)
 
     def backward(self, gradient: torch.Tensor) -> None:
         """Run the backward pass for this gradient of the output."""
         tensors, gradients = [self.residual, self.shared], [gradient, gradient]
-        if self.routed is not None and self.order is not None:
+        if self.routed is not None and self.sorting is not None:
             tensors.append(self.routed)
-            gradients.append(gradient[self.order])
+            gradients.append(gradient[self.sorting.tokens])
         torch.autograd.backward(tensors, gradients)
 
 
@@ -98,116 +119,197 @@ def run_layer(
 ) -> Parts:
     """(tokens, hidden) -> the layer's output. Not `wanted`: for a backward pass alone (`frozen.grouped_linear`)."""
     eps = architecture.norm_eps
-    normed = rms_norm(x, layer.plain("input_layernorm.weight"), eps, layer.dtype)
-    residual = x + _attention(normed, layer, lora, places, architecture, architecture.has_rope[number])
-    normed = rms_norm(residual, layer.plain("post_attention_layernorm.weight"), eps, layer.dtype)
-    if not architecture.has_experts[number]:
-        return Parts(residual, _restored(_mlp(normed, layer, lora, "feed_forward", wanted), x.dtype), None, None)
-    shared = _restored(_mlp(normed, layer, lora, "feed_forward.shared_expert", wanted), x.dtype)
-    routed, order = _experts(normed, layer, lora, wanted)
-    return Parts(residual, shared, _restored(routed, x.dtype), order)
+    weight = layer.plain("input_layernorm.weight")
+    normed, dropped = _norm_and_drop(x, weight, eps, layer.dtype, lora.noise(x, *_QKV))
+    attended = _attention(normed, dropped, layer, lora, places, architecture, architecture.has_rope[number])
+    has_experts = architecture.has_experts[number]
+    place = "feed_forward.shared_expert" if has_experts else "feed_forward"
+    weight = layer.plain("post_attention_layernorm.weight")
+    noise = lora.noise(x, f"{place}.gate_proj", f"{place}.up_proj")
+    residual, normed, dropped = _add_norm_and_drop(x, attended, weight, eps, layer.dtype, noise)
+    shared = _restored(_mlp(normed, dropped, layer, lora, place, wanted), x.dtype)
+    if not has_experts:
+        return Parts(residual, shared, None, None)
+    routed, sorting = _experts(normed, layer, lora, wanted)
+    return Parts(residual, shared, _restored(routed, x.dtype), sorting)
+
+
+_QKV = tuple(f"self_attn.{part}_proj" for part in ("q", "k", "v"))
 
 
 def _attention(
     x: torch.Tensor,
+    dropped: torch.Tensor,
     layer: FrozenLayer,
     lora: LayerLora,
     places: Places,
     architecture: Architecture,
     has_rope: bool,
 ) -> torch.Tensor:
-    names = [f"self_attn.{part}_proj" for part in ("q", "k", "v")]
-    dropped = lora.dropped(x, *names)
-    query, key, value = (
-        lora.add(linear(x, layer, name), dropped, name).view(x.shape[0], -1, architecture.shape.head_size)
-        for name in names
-    )
+    qkv = lora.add(linear(x, layer, *_QKV), dropped, *_QKV)
+    shape = architecture.shape
+    heads = shape.num_attention_heads, shape.num_key_value_heads, shape.head_size
     if has_rope:
-        query = _rotate(query, places.cosines, places.sines)
-        key = _rotate(key, places.cosines, places.sines)
-        if architecture.qk_norm:
-            query, key = _l2_norm(query, architecture.norm_eps), _l2_norm(key, architecture.norm_eps)
-    elif places.temperature is not None:
-        query = (query * places.temperature).to(query.dtype)
-    out = attend(query, key, value, places.chunks if has_rope else places.documents).reshape(x.shape[0], -1)
+        eps = architecture.norm_eps if architecture.qk_norm else None
+        query, key, value = _rotated(qkv, places.cosines, places.sines, heads, eps)
+        out = attend(query, key, value, places.chunks)
+    else:
+        query, key, value = _tempered(qkv, places.temperature, heads)
+        out = attend(query, key, value, places.documents)
+    out = out.reshape(x.shape[0], -1)
     name = "self_attn.o_proj"
     return lora.add(linear(out, layer, name), lora.dropped(out, name), name)
 
 
-def _mlp(x: torch.Tensor, layer: FrozenLayer, lora: LayerLora, place: str, wanted: bool) -> torch.Tensor:
+def _mlp(
+    x: torch.Tensor, dropped: torch.Tensor, layer: FrozenLayer, lora: LayerLora, place: str, wanted: bool
+) -> torch.Tensor:
     gate, up, down = (f"{place}.{part}_proj" for part in ("gate", "up", "down"))
-    dropped = lora.dropped(x, gate, up)
-    inner = _gated(lora.add(linear(x, layer, gate), dropped, gate), lora.add(linear(x, layer, up), dropped, up))
-    return lora.add(linear(inner, layer, down, wanted=wanted), lora.dropped(inner, down), down)
+    gate_up = lora.add(linear(x, layer, gate, up), dropped, gate, up)
+    inner, dropped = _gate_and_drop(gate_up, lora.noise(gate_up, down, num_inputs=gate_up.shape[1] // 2))
+    return lora.add(linear(inner, layer, down, wanted=wanted), dropped, down)
 
 
-def _experts(x: torch.Tensor, layer: FrozenLayer, lora: LayerLora, wanted: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows in the order of their experts, and which token each is."""
+def _experts(x: torch.Tensor, layer: FrozenLayer, lora: LayerLora, wanted: bool) -> tuple[torch.Tensor, Sorting]:
+    """Rows in the order of their experts."""
     logits = functional.linear(x, layer.plain("feed_forward.router.weight"))
     best, expert = logits.max(dim=-1)
-    scaled = x * torch.sigmoid(best.float()).to(x.dtype).unsqueeze(-1)
-    order = expert.argsort(stable=True)
-    sizes = torch.zeros(logits.shape[1], dtype=torch.int32, device=x.device)
-    sizes.index_add_(0, expert, torch.ones_like(expert, dtype=torch.int32))
-    groups = Groups(sizes.cumsum(0, dtype=torch.int32))
-    rows: torch.Tensor = _Permute.apply(scaled, order)  # type: ignore[no-untyped-call]
+    sorting = Sorting.by(expert, logits.shape[1])
+    score = torch.sigmoid(best.float()).to(x.dtype)
+    rows: torch.Tensor = _ScaledRows.apply(x, score, sorting)  # type: ignore[no-untyped-call]
     place = "feed_forward.experts"
-    gate, up = grouped_linear(rows, layer, f"{place}.gate_up_proj", groups).chunk(2, dim=-1)
-    dropped = lora.dropped(rows, f"{place}.gate_proj", f"{place}.up_proj")
-    inner = _gated(
-        _add_grouped(gate, dropped, lora, f"{place}.gate_proj", groups),
-        _add_grouped(up, dropped, lora, f"{place}.up_proj", groups),
-    )
-    out = grouped_linear(inner, layer, f"{place}.down_proj", groups, wanted=wanted)
-    name = f"{place}.down_proj"
-    return _add_grouped(out, lora.dropped(inner, name), lora, name, groups), order
+    gate, up, down = (f"{place}.{part}_proj" for part in ("gate", "up", "down"))
+    gate_up = grouped_linear(rows, layer, f"{place}.gate_up_proj", sorting.groups)
+    gate_up = _add_grouped(gate_up, lora.dropped(rows, gate, up), lora, sorting.groups, gate, up)
+    inner, dropped = _gate_and_drop(gate_up, lora.noise(gate_up, down, num_inputs=gate_up.shape[1] // 2))
+    out = grouped_linear(inner, layer, down, sorting.groups, wanted=wanted)
+    return _add_grouped(out, dropped, lora, sorting.groups, down), sorting
 
 
-def _add_grouped(y: torch.Tensor, x: torch.Tensor, lora: LayerLora, name: str, groups: Groups) -> torch.Tensor:
-    matrix = lora.matrices.get(name)
-    if matrix is None:
+def _add_grouped(y: torch.Tensor, x: torch.Tensor, lora: LayerLora, groups: Groups, *names: str) -> torch.Tensor:
+    """`LayerLora.add` for matrices (experts, …)."""
+    found = [lora.matrices[name] for name in names if name in lora.matrices]
+    if not found:
         return y
-    low = grouped_product(x, matrix.lora_a.to(x.dtype).transpose(1, 2), groups)
-    return y + grouped_product(low, matrix.lora_b.to(x.dtype).transpose(1, 2), groups) * lora.scale
+    parts = []
+    for matrix in found:
+        low = grouped_product(x, matrix.lora_a.to(x.dtype).transpose(1, 2), groups)
+        parts.append(grouped_product(low, matrix.lora_b.to(x.dtype).transpose(1, 2), groups))
+    return y.add_(torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0], alpha=lora.scale)
 
 
-class _Permute(torch.autograd.Function):
-    """x[order] of a permutation. Its gradient is a gather too, where indexing's own would be a scatter that adds."""
+class _ScaledRows(torch.autograd.Function):
+    """Each token times its score, in the order of the experts: both ways a gather, where indexing's own gradient would
+    be a scatter that adds."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(order)
-        return x[order]
+    def forward(ctx: Any, x: torch.Tensor, score: torch.Tensor, sorting: Sorting) -> torch.Tensor:
+        ctx.save_for_backward(x, score)
+        ctx.sorting = sorting
+        return _scaled_rows(x, score, sorting.tokens)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
-        (order,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        inverse = torch.empty_like(order)
-        inverse[order] = torch.arange(len(order), device=order.device)
-        return gradients[0][inverse], None
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return *_scaled_rows_backward(gradients[0], *ctx.saved_tensors, ctx.sorting.places), None
 
 
+@fused
+def _scaled_rows(x: torch.Tensor, score: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    return x[tokens] * score[tokens].unsqueeze(-1)
+
+
+@fused
+def _scaled_rows_backward(
+    gradient: torch.Tensor, x: torch.Tensor, score: torch.Tensor, places: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    by_token = gradient[places]
+    return by_token * score.unsqueeze(-1), (by_token.float() * x.float()).sum(-1).to(score.dtype)
+
+
+@fused
+def _sum(residual: torch.Tensor, shared: torch.Tensor, routed: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    return residual + shared + routed[places]
+
+
+@fused
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float, dtype: torch.dtype) -> torch.Tensor:
     """x / sqrt(mean(x^2) + eps) * weight in `dtype`; the mean in f32."""
+    return _rms_norm(x, weight, eps, dtype)
+
+
+@fused
+def _norm_and_drop(
+    x: torch.Tensor, weight: torch.Tensor, eps: float, dtype: torch.dtype, noise: Noise | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    normed = _rms_norm(x, weight, eps, dtype)
+    return normed, drop(normed, noise)
+
+
+@fused
+def _add_norm_and_drop(
+    x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, eps: float, dtype: torch.dtype, noise: Noise | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    total = x + y
+    normed = _rms_norm(total, weight, eps, dtype)
+    return total, normed, drop(normed, noise)
+
+
+@fused
+def _rotated(
+    qkv: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor, heads: tuple[int, int, int], eps: float | None
+) -> tuple[torch.Tensor, ...]:
+    """Queries, keys and values; in the first two, neighbouring pairs of each head's numbers are turned.
+
+    `eps`: of the norm over a head that comes after, or None where there is none.
+    """
+    query, key, value = _split(qkv, heads)
+    turned = []
+    for part in (query, key):
+        one, other = part.float().unflatten(-1, (-1, 2)).unbind(-1)
+        pairs = torch.stack((one * cosines - other * sines, one * sines + other * cosines), dim=-1)
+        part = pairs.flatten(-2).to(qkv.dtype)
+        turned.append(part if eps is None else _l2_norm(part, eps))
+    return *turned, value.contiguous()
+
+
+@fused
+def _tempered(
+    qkv: torch.Tensor, temperature: torch.Tensor | None, heads: tuple[int, int, int]
+) -> tuple[torch.Tensor, ...]:
+    """Queries, keys and values; the first times the temperature of their places."""
+    query, key, value = _split(qkv, heads)
+    if temperature is not None:
+        query = (query * temperature).to(qkv.dtype)
+    return query.contiguous(), key.contiguous(), value.contiguous()
+
+
+def _split(qkv: torch.Tensor, heads: tuple[int, int, int]) -> tuple[torch.Tensor, ...]:
+    """(tokens, heads, head size) of each."""
+    num_heads, num_kv_heads, head_size = heads
+    whole = qkv.unflatten(-1, (-1, head_size))
+    return torch.split(whole, [num_heads, num_kv_heads, num_kv_heads], dim=1)
+
+
+@fused
+def _gate_and_drop(gate_up: torch.Tensor, noise: Noise | None) -> tuple[torch.Tensor, torch.Tensor]:
+    inner = _gate(gate_up)
+    return inner, drop(inner, noise)
+
+
+def _gate(gate_up: torch.Tensor) -> torch.Tensor:
+    gate, up = gate_up.chunk(2, dim=-1)
+    if gate.dtype != torch.float16:
+        return functional.silu(gate) * up
+    return (functional.silu(gate.float()) * up.float() * F16_HEADROOM).to(torch.float16)
+
+
+def _rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float, dtype: torch.dtype) -> torch.Tensor:
     return _l2_norm(x, eps).to(dtype) * weight
 
 
 def _l2_norm(x: torch.Tensor, eps: float) -> torch.Tensor:
     wide = x.float()
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
-
-
-def _rotate(x: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
-    """Turn neighbouring pairs of each head's numbers: (tokens, heads, head size)."""
-    one, other = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack((one * cosines - other * sines, one * sines + other * cosines), dim=-1)
-    return turned.flatten(-2).to(x.dtype)
-
-
-def _gated(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    if gate.dtype != torch.float16:
-        return functional.silu(gate) * up
-    return (functional.silu(gate.float()) * up.float() * F16_HEADROOM).to(torch.float16)
 
 
 def _restored(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

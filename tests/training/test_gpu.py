@@ -17,7 +17,9 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an 
 LENGTHS = (300, 17, 128, 1, 64, 500)
 
 
-def build(device: str, dtype: torch.dtype, placement: Placement | None = None, mode: str = "resident") -> Llama:
+def build(
+    device: str, dtype: torch.dtype, placement: Placement | None = None, mode: str = "resident", dropout: float = 0.0
+) -> Llama:
     llama = random_model.build(
         random_model.TINY,
         mode=mode,
@@ -27,6 +29,7 @@ def build(device: str, dtype: torch.dtype, placement: Placement | None = None, m
         device=torch.device(device),
         dtype=dtype,
         ranks=Ranks(),
+        dropout=dropout,
     )
     shake(llama)
     return llama
@@ -75,11 +78,23 @@ def test_bf16_with_flash_attention_and_grouped_products_is_near_f32() -> None:
     ids=str,
 )
 def test_where_things_lie_changes_no_figure(mode: str, placement: Placement) -> None:
-    resident = build("cuda", torch.bfloat16)
+    resident = build("cuda", torch.bfloat16, dropout=0.05)
     loss, gradient = gradients(resident, documents())
-    elsewhere = copy_to("cuda", resident, torch.bfloat16, placement=placement, mode=mode)
+    elsewhere = copy_to("cuda", resident, torch.bfloat16, placement=placement, mode=mode, dropout=0.05)
     for _ in range(2):  # the second time with buffers that the first has used
         other_loss, other = gradients(elsewhere, documents())
         assert other_loss == pytest.approx(loss, rel=1e-5)
         # Flash attention's backward adds in an order of its own.
         assert (other - gradient).norm() < 5e-3 * gradient.norm()
+
+
+def test_the_recomputed_forward_drops_what_the_first_dropped() -> None:
+    """As on the CPU (test_llama), with what is compiled for the GPU."""
+    llama = build("cuda", torch.float32, dropout=0.5)
+    _, gradient = gradients(llama, documents())
+    step, flat = 0.01 * gradient / gradient.norm(), llama.lora.flat.detach()
+    flat += step
+    higher, _ = gradients(llama, documents())
+    flat -= 2 * step
+    lower, _ = gradients(llama, documents())
+    assert higher - lower == pytest.approx(2 * float(gradient @ step), rel=0.02)
