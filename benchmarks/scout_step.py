@@ -42,6 +42,8 @@ FILL = 0.985
 def main() -> None:
     arguments = _parser().parse_args()
     where = devices.of_process()
+    if arguments.profile and where.type == "cpu":
+        raise SystemExit("--profile shows a GPU's kernels, and this machine has none; leave it out")
     if arguments.memory_cap_gib and where.type == "cuda":
         torch.cuda.set_per_process_memory_fraction(
             arguments.memory_cap_gib * GIB / torch.cuda.get_device_properties(where).total_memory, where
@@ -191,14 +193,15 @@ class _Marks:
 
 def _profile(llama: Llama, part: Part, optimizer: torch.optim.Optimizer, ranks: Ranks, num_rows: int) -> None:
     activity = torch.profiler.ProfilerActivity
-    begun = time.monotonic()
     with torch.profiler.profile(activities=[activity.CUDA]) as profile:
+        begun = time.monotonic()
         train_step(llama, part, optimizer, seed="profile", clock=Clock(limit_seconds=math.inf), ranks=ranks)
         torch.cuda.synchronize()
+        took = time.monotonic() - begun
     rows = (row for row in profile.key_averages() if row.device_type.name == "CUDA")
     kernels = sorted(rows, key=lambda row: -row.self_device_time_total)
     total = sum(row.self_device_time_total for row in kernels)
-    print(f"kernels and copies {total / 1e6:.3f} s of a step of {time.monotonic() - begun:.3f} s", flush=True)
+    print(f"kernels and copies {total / 1e6:.3f} s in a step of {took:.3f} s", flush=True)
     for row in kernels[:num_rows]:
         share, seconds = row.self_device_time_total / total, row.self_device_time_total / 1e6
         print(f"{share:6.1%} {seconds:8.3f} s {row.count:6d} x {row.key[:100]}", flush=True)
