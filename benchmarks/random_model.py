@@ -73,7 +73,7 @@ def build(
     """As `training_code.loading.load` lays a quantised model out. Every rank has numbers of its own."""
     architecture = Architecture.from_config(config)
     shape = architecture.shape
-    layouts = [_layout(architecture, number) for number in range(shape.num_layers)]
+    layouts = [layer_layout(architecture, number) for number in range(shape.num_layers)]
     split = mode != "resident" and ranks.world_size > 1
     feed = Feed(layouts, device=device, ranks=ranks, place="host" if mode == "streamed" else "device", split=split)
     generator = torch.Generator(device).manual_seed(ranks.rank)
@@ -82,7 +82,7 @@ def build(
             whole = torch.zeros(share.numel() * ranks.world_size, dtype=torch.uint8, device=device)
         else:
             whole = torch.empty(share.numel(), dtype=torch.uint8, device=device)
-        _fill(Pack(layout=layout, data=whole[: layout.num_bytes]), generator)
+        fill(Pack(layout=layout, data=whole[: layout.num_bytes]), generator)
         share.copy_(whole[ranks.rank * share.numel() :][: share.numel()] if split else whole)
     rows = (shape.vocabulary_size, shape.hidden_size)
     embedding = torch.empty(rows, dtype=dtype, device=device).normal_(0, WEIGHT_SIZE, generator=generator)
@@ -103,13 +103,13 @@ def build(
     )
 
 
-def _layout(architecture: Architecture, number: int) -> Layout:
+def layer_layout(architecture: Architecture, number: int) -> Layout:
     shapes = layer_shapes(architecture, number)
     weights = {name: (torch.bfloat16, shape) for name, shape in shapes.items()}
     return packs.plan(weights, quantise=[name for name in shapes if name not in NOT_QUANTISED])
 
 
-def _fill(pack: Pack, generator: torch.Generator) -> None:
+def fill(pack: Pack, generator: torch.Generator) -> None:
     """Any byte is two codes; one scale for all blocks gives them the size of weights."""
     torch.randint(
         0, 256, pack.data.shape, dtype=torch.uint8, device=pack.data.device, generator=generator, out=pack.data

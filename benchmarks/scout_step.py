@@ -240,10 +240,14 @@ def _code_version() -> str:
 
 
 def _save(measured: dict[str, Any]) -> None:
-    gpu = measured["gpu"].replace("NVIDIA ", "").replace(" ", "-").lower()
     settings = measured["settings"]
-    shape = f"{settings['batch']}x{settings['max_length']}-{settings['lengths']}-group{settings['group']}"
-    name = f"{measured['mode']}-{measured['num_gpus']}x{gpu}-{shape}-{measured['date'][:10]}.json"
+    gpu = measured["gpu"].lower().removeprefix("nvidia ").split()[0]
+    micro_batches = f"{settings['micro_batches']}x{settings['batch']}x{settings['max_length']}"
+    parts = [measured["mode"], f"{measured['num_gpus']}x{gpu}", micro_batches]
+    for option in ("lengths", "group", "boundaries", "lora_targets", "lora_r", "memory_cap_gib"):
+        if settings[option] != _parser().get_default(option):
+            parts.append(f"{option}-{settings[option]}".replace(",", "-").replace("_", "-"))
+    name = "-".join(parts) + ".json"
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / name).write_text(json.dumps(measured, indent=1) + "\n")
 

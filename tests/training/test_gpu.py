@@ -9,6 +9,7 @@ import torch
 
 from benchmarks import random_model
 from tests.training.models import batch, gradients, shake
+from training_code.launch import Cluster, launch
 from training_code.llama import Llama, Placement
 from training_code.ranks import Ranks
 
@@ -98,3 +99,41 @@ def test_the_recomputed_forward_drops_what_the_first_dropped() -> None:
     flat -= 2 * step
     lower, _ = gradients(llama, documents())
     assert higher - lower == pytest.approx(2 * float(gradient @ step), rel=0.02)
+
+
+TWO_GPUS = """
+import torch
+from benchmarks import random_model
+from tests.training.models import gradients, shake
+from tests.training.test_gpu import build, documents
+from training_code import device as devices
+from training_code.feed import Feed
+from training_code.llama import Placement
+from training_code.ranks import end_process, join
+
+where = devices.of_process()
+ranks = join(where)
+for place in ("device", "host"):
+    whole = build(str(where), torch.bfloat16)
+    loss, gradient = gradients(whole, documents())
+    layouts = [random_model.layer_layout(whole.architecture, number) for number in range(whole.num_layers)]
+    split = Feed(layouts, device=where, ranks=ranks, place=place, split=True)
+    for number, share in enumerate(whole.feed.shares):
+        split.fill(number, lambda out, share=share: out[: share.numel()].copy_(share))
+    whole.feed, whole.placement = split, Placement(group_size=2, boundaries=place)
+    for _ in range(2):
+        mine = documents()[ranks.rank :: ranks.world_size]
+        my_loss, other = gradients(whole, mine)
+        ranks.sum(other).wait()
+        ranks.sum(told := torch.tensor([my_loss], device=where)).wait()
+        assert abs(told.item() / 2 - loss) < 1e-4 * loss, (told.item() / 2, loss)
+        assert (other / 2 - gradient).norm() < 5e-3 * gradient.norm(), (other.norm() / 2, gradient.norm())
+ranks.wait_for_all()
+end_process(0)
+"""
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two NVIDIA GPUs")
+def test_two_gpus_that_split_the_layers_give_the_gradient_of_one() -> None:
+    ended = launch(["-c", TWO_GPUS], num_processes=2, cluster=Cluster())
+    assert (ended.status, ended.killed) == (0, None)
