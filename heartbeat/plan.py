@@ -301,7 +301,7 @@ def _warnings_of(first: Candidate, request: Request) -> list[str]:
     if first.usd_per_hour is None:
         found.append(f"{name}: its price is unknown")
     elif request.catalog.get(name).price_status != "given":
-        found.append(f"{name}: ${first.usd_per_hour:g} an hour is the price {first.price_note}")
+        found.append(f"{name}: ${first.usd_per_hour:g} an hour: {first.price_note}")
     if request.work.gpus_used(first.num_gpus) < first.num_gpus:
         used = request.work.gpus_used(first.num_gpus)
         found.append(f"{name}: a step of {used} rows keeps only {used} of its {first.num_gpus} GPUs busy")

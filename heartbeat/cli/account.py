@@ -41,8 +41,9 @@ class App:
 
 
 @functools.cache
-def client(service: str) -> Any:
-    return boto3.client(service, config=_CONFIG)
+def client(service: str, region: str | None = None) -> Any:
+    """`region`: where the session's own would not do."""
+    return boto3.client(service, config=_CONFIG, region_name=region)
 
 
 def connect(environment: str) -> App:
