@@ -114,7 +114,8 @@ def hours_and_dollars(
     """
     across = _log_scale([r.hours_low for r in runs] + [r.hours_high for r in runs] + [limit_hours])
     budget = [budget_usd] if budget_usd else []
-    up = _log_scale([r.usd for r in runs] + budget)
+    rates = [(r.usd / r.hours, r) for r in runs]
+    up = _log_scale([rate * hours for rate, r in rates for hours in (r.hours_low, r.hours, r.hours_high)] + budget)
     right, bottom = _PLAN_WIDTH - _PLAN_RIGHT, _PLAN_HEIGHT - _PLAN_BOTTOM
 
     def x(hours: float) -> float:
@@ -163,8 +164,8 @@ def hours_and_dollars(
         parts.append(f'<g class="{kind}">')
         if run.hours_high > run.hours_low:
             parts.append(
-                f'<line class="range" x1="{x(run.hours_low):.1f}" y1="{y(max(run.hours_low * rate, up.low)):.1f}" '
-                f'x2="{x(run.hours_high):.1f}" y2="{y(min(run.hours_high * rate, up.high)):.1f}"/>'
+                f'<line class="range" x1="{x(run.hours_low):.1f}" y1="{y(run.hours_low * rate):.1f}" '
+                f'x2="{x(run.hours_high):.1f}" y2="{y(run.hours_high * rate):.1f}"/>'
             )
         end = left - 3 if left > px else left + _label_width(run) + 1
         if math.hypot(end - px, top + 9 - py) > 16:

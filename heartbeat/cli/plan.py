@@ -29,7 +29,7 @@ from heartbeat.serving_plan import SERVED_FORMATS, ServingPlan
 
 _OTHER_TRAINER = (
     "Planned for weights that lie whole, in bf16, on one GPU: the trainer's 4-bit modes have not run on GPUs yet."
-    " --trainer nf4 plans for them, from prototypes' measurements."
+    " --trainer nf4 plans for them, from steps measured on one H100."
 )
 
 
@@ -235,18 +235,8 @@ def _show_serving(plans: Sequence[ServingPlan]) -> None:
     screen.say()
     screen.say(f"  An endpoint for {first.concurrency} conversations of {first.max_model_len:,} tokens:")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for number, title in enumerate(
-        (
-            "",
-            "weights",
-            "instance",
-            "GiB/GPU",
-            "of it KV",
-            "$/h",
-            "$/month",
-            f"awake {first.busy_hours_per_day:g} h/day",
-        )
-    ):
+    awake = f"at {first.busy_hours_per_day:g} h a day"
+    for number, title in enumerate(("", "as", "instance", "GiB/GPU", "KV", "$/h", "$/month", awake)):
         table.add_column(title, justify="right" if number > 2 else "left", no_wrap=True)
     for plan in plans:
         if plan.instance_type is None:
@@ -259,14 +249,18 @@ def _show_serving(plans: Sequence[ServingPlan]) -> None:
             f"{plan.gpu_memory_needed_gib:.1f} / {plan.gpu_memory_gib:.0f}",
             f"{plan.memory_gib['keys_and_values']:.1f}",
             screen.usd(plan.usd_per_hour),
-            screen.usd(plan.usd_per_month),
-            screen.usd(plan.usd_per_month_awake),
+            _dollars(plan.usd_per_month),
+            _dollars(plan.usd_per_month_awake),
         )
     screen.console().print(table)
-    screen.say("  This app deploys bf16, always on; the last column is an endpoint that scales to zero when idle")
+    screen.say("  This app deploys bf16, always on; the last column is one that scales to zero when idle")
     for plan in plans:
         if plan.refusal:
             _paragraph("!", "yellow", f"The endpoint: {plan.refusal}")
+
+
+def _dollars(value: float | None) -> str:
+    return "unknown" if value is None else f"${value:,.0f}"
 
 
 def _verdict(plan: Plan, candidate: Candidate) -> str:
