@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,9 @@ def _quotas(arguments: argparse.Namespace) -> tuple[dict[str, int] | None, str]:
     from heartbeat.cli.account import client
 
     try:
-        found = quotas.training_quotas(client("service-quotas"), spot=arguments.spot)
+        # Dozens of pages: a person is told what takes so long, a program is not.
+        with nullcontext() if arguments.json else screen.phase("Service Quotas"):
+            found = quotas.training_quotas(client("service-quotas", patient=False), spot=arguments.spot)
     except (BotoCoreError, ClientError) as error:
         return None, f"quota not checked ({explain_error(error)})"
     return found, "quotas are the account's own"

@@ -14,8 +14,8 @@ from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 
 from heartbeat import catalog
+from heartbeat.cli import account, quotas
 from heartbeat.cli import catalog as command
-from heartbeat.cli import quotas
 from heartbeat.cli.errors import UserError
 
 NAMES = ["ml.p4d.24xlarge", "ml.p5.4xlarge"]
@@ -117,6 +117,15 @@ def test_the_accounts_quota_wins_over_the_default(spot: bool, expected: dict[str
         stub.add_response("list_service_quotas", {"Quotas": own}, asked)
         found = quotas.training_quotas(client, spot=spot)
     assert found == expected
+
+
+def test_the_region_may_be_named_as_other_sdks_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    account.client.cache_clear()
+    assert account.client("service-quotas").meta.region_name == "eu-west-1"
+    assert account.client("pricing", "us-east-1").meta.region_name == "us-east-1"
+    account.client.cache_clear()
 
 
 def test_credentials_are_looked_for_before_anybody_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
