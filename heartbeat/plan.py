@@ -34,6 +34,9 @@ Rank = Literal["preference", "cost", "time"]
 CLEARLY = 0.9
 """An instance with this share of the chosen one's dollars or hours, or less, is worth naming."""
 
+_TRIED_FOR_FIXES = 5
+"""Instances, the first in order, that a smaller job is looked for on: each takes dozens of plans."""
+
 MANY_PASSES = 10
 """Passes over the data from which on a run rather learns it by heart."""
 
@@ -197,12 +200,10 @@ def _refusal(request: Request, nearest: Sequence[Candidate]) -> str:
 
 
 def _fixes(request: Request, nearest: Sequence[Candidate]) -> list[str]:
-    fixes = []
-    for candidate in nearest:
-        fix = _smaller_job(request, request.catalog.get(candidate.instance_type))
-        if fix:
-            fixes.append(fix)
-            break  # The first in the order of preference is the nearest.
+    smaller = [_smaller_job(request, request.catalog.get(c.instance_type)) for c in nearest[:_TRIED_FOR_FIXES]]
+    # The one that keeps most steps is the nearest; of several, the first in the order of preference.
+    best = max((fix for fix in smaller if fix), key=lambda fix: fix[0], default=None)
+    fixes = [best[1]] if best else []
     asked = {candidate.instance_type for candidate in nearest}
     others = [request.best(instance) for instance in request.catalog if instance.instance_type not in asked]
     fit = [c for c in others if not c.problems and c.hours is not None]
@@ -213,8 +214,8 @@ def _fixes(request: Request, nearest: Sequence[Candidate]) -> list[str]:
     return fixes
 
 
-def _smaller_job(request: Request, instance: Instance) -> str | None:
-    """The least change of the job's settings that makes it fit on this instance, in words."""
+def _smaller_job(request: Request, instance: Instance) -> tuple[int, str] | None:
+    """The least change of the job's settings that makes it fit on this instance: the steps it keeps, and in words."""
     job = request.job
     changes: list[dict[str, Any]] = [{"eval_every_steps": job.max_steps}]
     batch, length = job.per_device_batch_size, job.max_length
@@ -233,7 +234,7 @@ def _smaller_job(request: Request, instance: Instance) -> str | None:
         candidate = replace(request, job=replace(job, **change)).best(instance)
         if not candidate.problems:
             words = (f"{name.upper()}={value} instead of {getattr(job, name)}" for name, value in change.items())
-            return f"{', '.join(words)} ({candidate.summary()})"
+            return change.get("max_steps", job.max_steps), f"{', '.join(words)} ({candidate.summary()})"
     return None
 
 

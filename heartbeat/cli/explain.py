@@ -20,12 +20,41 @@ GIB = 2**30
 
 
 def show(shape: ModelShape, job: FineTuneJob, plan: Plan) -> None:
-    """The model by part, then the first instance that can run it, or else the one that comes nearest."""
+    """Every instance in every mode, the model by part, and of the first instance that can run it every term.
+
+    Where none can, of the one that comes nearest.
+    """
+    _modes(plan)
     _model(shape)
     nearest = {(r.instance_type, r.mode) for r in plan.rejected[:1]}
     shown = plan.candidates[:1] or [c for c in plan.considered if (c.instance_type, c.mode) in nearest][:1]
     for candidate in shown:
         _candidate(candidate, job)
+
+
+def _modes(plan: Plan) -> None:
+    table = _table("every mode", "", "GPU GiB", "host GiB", "s/step", "steps", "time", "price")
+    for c in plan.considered:
+        known = c.seconds_per_step is not None and c.hours is not None
+        table.add_row(
+            c.instance_type,
+            c.mode,
+            _spare(c.gpu_memory_gib - c.gpu_memory_needed_gib),
+            _spare(c.host_memory_gib * USABLE_HOST_SHARE - c.host_memory_needed_gib),
+            f"{c.seconds_per_step:.2f}" if known else "unknown",
+            str(c.steps_in_time) if known else "",
+            about((c.hours or 0.0) * 3600) if known else "",
+            screen.usd(c.usd_on_demand) if known else "",
+            style="dim" if c.problems else "",
+        )
+    screen.console().print(table)
+    screen.say(
+        "  GiB: to spare (+) or short (-); steps: that end before the clock and the budget do; dim: cannot run it"
+    )
+
+
+def _spare(gib: float) -> Text:
+    return Text(f"{gib:+.1f}", style="red" if gib < 0 else "")
 
 
 def _model(shape: ModelShape) -> None:
@@ -85,7 +114,7 @@ def _terms(title: str, terms: Mapping[str, float], limit: float, of_limit: str) 
 def _table(*titles: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 2))
     for number, title in enumerate(titles):
-        table.add_column(title, justify="right" if number else "left", no_wrap=True)
+        table.add_column(title, justify="right" if number and title else "left", no_wrap=True)
     return table
 
 

@@ -126,6 +126,9 @@ def test_explain_shows_terms_that_add_up(capsys: pytest.CaptureFixture[str]) -> 
     assert sum(terms) == pytest.approx(together, abs=0.05)
     assert together < there_are == 78
     assert "routed experts          96.637" in out
+    modes = [text.split() for text in out.splitlines() if text.strip().startswith("ml.p5.4xlarge  ")]
+    assert [row[1] for row in modes] == ["resident", "streamed"]
+    assert float(modes[0][2]) == pytest.approx(there_are - together, abs=0.1)
     assert " PFLOP" in out
     assert "steps end in time" in out
 

@@ -107,6 +107,14 @@ def test_a_run_over_the_clock_is_refused_with_the_steps_that_fit() -> None:
     assert not plan(instance_types=["ml.p5.4xlarge"], max_runtime_seconds=4 * 3600, job=fits).feasible
 
 
+def test_the_change_that_keeps_most_of_the_job_is_named() -> None:
+    """Of the instances asked for, whatever their order."""
+    for names in (["ml.g5.48xlarge", "ml.p5.4xlarge"], ["ml.p5.4xlarge", "ml.g5.48xlarge"]):
+        refusal = plan(instance_types=names, job={"MAX_STEPS": 2000, "EVAL_EVERY_STEPS": 2000}).refusal or ""
+        assert refusal.count(" instead of 2000") == 1
+        assert " instead of 2000 (ml.p5.4xlarge: 8.0 h" in refusal
+
+
 def test_a_refusal_names_other_instances_that_fit() -> None:
     refusal = plan(instance_types=["ml.g5.12xlarge"]).refusal or ""
     assert "ml.p5.4xlarge: " in refusal
