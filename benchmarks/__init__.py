@@ -1,1 +1,1 @@
-"""Measurements of the trainer on real GPUs. They print JSON; no test asserts a time."""
+"""Measurements: of the trainer on real GPUs, and of the planner. They print JSON; no test asserts a time."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import date
 
 from heartbeat import memory, timing
+from heartbeat.calibration import Calibration, Confidence
 from heartbeat.catalog import Catalog, Instance
 from heartbeat.dataset import DatasetStats
 from heartbeat.durations import about
 from heartbeat.job import FineTuneJob
+from heartbeat.memory import Layout
 from heartbeat.scout import ModelShape
-from heartbeat.timing import Confidence, Timing
+from heartbeat.timing import Timing
 from heartbeat.workload import Workload
 
 MODES = ("resident", "sharded", "streamed")
@@ -27,6 +30,7 @@ class Trainer:
     """Of the frozen weights where they are resident; one of heartbeat.scout.WEIGHT_BYTES."""
     uses_all_gpus: bool = True
     """Or one, however many the instance has."""
+    layout: Layout = field(default_factory=Layout)
 
 
 THIS_TRAINER = Trainer(modes=("resident",), weight_format="bf16", uses_all_gpus=False)
@@ -54,6 +58,10 @@ class Candidate:
     """The terms of `hours`; empty where they are unknown."""
     step_seconds: Mapping[str, float]
     """What a step is made of; it takes the longest."""
+    step_flops: Mapping[str, float]
+    """Of one GPU in a step, by part of the model."""
+    step_bytes: Mapping[str, float]
+    """The same: what it moves in its own memory, and what comes from other GPUs and from the host."""
     seconds_per_step: float | None
     hours: float | None
     hours_low: float | None
@@ -61,7 +69,13 @@ class Candidate:
     usd_per_hour: float | None
     usd_on_demand: float | None
     usd_spot: float | None
+    price_note: str
+    price_is_old: bool
     confidence: Confidence
+    sources: tuple[str, ...]
+    """Measurements that the seconds rest on."""
+    quota: int | None
+    """Training jobs that the account may run on it at a time; None: not checked."""
     max_runtime_seconds: int
     """Where the job is stopped: the clock, or what the budget pays for, whichever comes first."""
     steps_in_time: int | None
@@ -80,7 +94,7 @@ class Candidate:
         """`ml.p5.4xlarge: 7.1 h, $56`."""
         hours = "unknown time" if self.hours is None else about(self.hours * 3600)
         usd = "unknown price" if self.usd_on_demand is None else f"${self.usd_on_demand:,.0f}"
-        return f"{self.instance_type}: {hours}, {usd}"
+        return f"{self.instance_type}: {hours}, {usd}{' at an old price' if self.price_is_old else ''}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +108,12 @@ class Request:
     max_runtime_seconds: int
     budget_usd: float | None
     spot_usd_per_hour: Mapping[str, float]
+    tokens_per_second: Mapping[str, float]
+    """The user's own rates, of a whole instance."""
+    quotas: Mapping[str, int] | None
     trainer: Trainer
+    calibration: Calibration
+    today: date
 
     @property
     def work(self) -> Workload:
@@ -118,9 +137,23 @@ def _candidate(request: Request, instance: Instance, mode: str) -> Candidate:
     shape, job, work = request.shape, request.job, request.work
     used = instance if request.trainer.uses_all_gpus else replace(instance, num_gpus=1)
     weight_format = request.trainer.weight_format
-    gpu = memory.gpu_terms(shape, job, work, mode=mode, num_gpus=used.num_gpus, weight_format=weight_format)
-    host = memory.host_terms(shape, work, mode=mode, num_gpus=used.num_gpus)
-    time = timing.estimate(shape, job, work, used, mode)
+    layout = request.trainer.layout
+    gpu = memory.gpu_terms(
+        shape, job, work, mode=mode, num_gpus=used.num_gpus, weight_format=weight_format, layout=layout
+    )
+    host = memory.host_terms(shape, work, mode=mode, num_gpus=used.num_gpus, layout=layout)
+    time = timing.estimate(
+        shape,
+        job,
+        work,
+        used,
+        mode,
+        request.calibration,
+        weight_format=weight_format,
+        layout=layout,
+        tokens_per_second=request.tokens_per_second.get(instance.instance_type),
+    )
+    quota = None if request.quotas is None else request.quotas.get(instance.instance_type, 0)
     price, spot = instance.usd_per_hour, request.spot_usd_per_hour.get(instance.instance_type)
     clock = request.max_runtime_seconds
     if request.budget_usd is not None and price:
@@ -139,6 +172,8 @@ def _candidate(request: Request, instance: Instance, mode: str) -> Candidate:
         host_terms_gib=host,
         seconds=time.run if time else {},
         step_seconds=time.step if time else {},
+        step_flops=time.work.flops if time else {},
+        step_bytes=time.work.bytes if time else {},
         seconds_per_step=time.seconds_per_step if time else None,
         hours=hours,
         hours_low=time.low / 3600 if time else None,
@@ -146,19 +181,31 @@ def _candidate(request: Request, instance: Instance, mode: str) -> Candidate:
         usd_per_hour=price,
         usd_on_demand=hours * price if hours is not None and price is not None else None,
         usd_spot=hours * spot if hours is not None and spot is not None else None,
+        price_note=instance.price_note(request.today),
+        price_is_old=price is not None and instance.price_is_old(request.today),
         confidence=time.confidence if time else "unknown",
+        sources=time.sources if time else (),
+        quota=quota,
         max_runtime_seconds=max(clock, 1),
         steps_in_time=_steps_in_time(time, clock) if time else None,
-        problems=tuple(_problems(request, instance, mode, sum(gpu.values()), sum(host.values()), time)),
+        problems=tuple(_problems(request, instance, mode, sum(gpu.values()), sum(host.values()), time, quota)),
     )
 
 
 def _problems(
-    request: Request, instance: Instance, mode: str, gpu_gib: float, host_gib: float, time: Timing | None
+    request: Request,
+    instance: Instance,
+    mode: str,
+    gpu_gib: float,
+    host_gib: float,
+    time: Timing | None,
+    quota: int | None,
 ) -> list[str]:
     if not instance.bf16:
         return [f"has GPUs ({instance.gpu}) that do not compute in bf16, which the trainer needs"]
     found = []
+    if quota == 0:
+        found.append("has a quota of 0 training jobs in this account; ask for 1 in Service Quotas")
     if mode not in request.trainer.modes:
         found.append(f"MODE={mode} is not one of the trainer's modes ({', '.join(request.trainer.modes)})")
     if mode == "sharded" and instance.num_gpus == 1:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import csv
 import difflib
+import io
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal, cast, get_args
 
 FILE = Path(__file__).with_name("instances.csv")
 LINKS = ("nvswitch", "nvlink", "pcie", "none")
+OLD_AFTER_DAYS = 90
+"""A price that is older is said to be old wherever it is shown."""
+PRICE_SOURCE = "AWS Price List API"
+PriceStatus = Literal["unverified", "listed", "given"]
+"""Read or recalled; from AWS's price list; the user's own."""
 
 
 class CatalogError(ValueError):
@@ -40,16 +48,32 @@ class Instance:
     """From host memory, of one GPU."""
     peak_tflops: float | None
     """Of one GPU, dense, bf16."""
+    memory_gb_per_second: float | None
+    """Of one GPU's own memory, datasheet."""
     bf16: bool
     """Whether the GPU computes in bf16, which the trainer and the server need."""
     usd_per_hour: float | None
-    """SageMaker on-demand."""
-    price_status: str
-    """"unverified", or "given" where the user set it."""
+    """SageMaker training, on-demand."""
+    price_status: PriceStatus
     region: str
+    """Of the price."""
     as_of: str
+    """Of the price: a day, or a month where no more is known."""
     source: str
+    """Of everything but the price."""
+    price_source: str
     note: str
+
+    def price_is_old(self, today: date) -> bool:
+        """Whether nobody has looked at the price for OLD_AFTER_DAYS; a month counts from its first day."""
+        return self.price_status != "given" and (today - _day(self.as_of)).days > OLD_AFTER_DAYS
+
+    def price_note(self, today: date) -> str:
+        """`unverified, us-east-1, as of 2026-11`, and that it is old where it is."""
+        if self.price_status == "given":
+            return "as you gave it"
+        old = f", OLD: over {OLD_AFTER_DAYS} days" if self.price_is_old(today) else ""
+        return f"{self.price_status}, {self.region}, as of {self.as_of}{old}"
 
 
 @dataclass(frozen=True)
@@ -78,6 +102,31 @@ class Catalog:
                 raise ValueError(f"the price of {name} is {price}; it must be USD an hour, 0 or more")
             changed[name] = replace(self.get(name), usd_per_hour=price, price_status="given")
         return Catalog(changed)
+
+
+def with_listed_prices(text: str, usd_per_hour: Mapping[str, float], *, region: str, today: date) -> str:
+    """The catalogue's file with these prices of AWS's list, everything else as it was, comments included.
+
+    A row without a price among them keeps the one it has, with its date. Raises CatalogError.
+    """
+    parse(text.splitlines(keepends=True))
+    comments = [line for line in text.splitlines(keepends=True) if line.startswith("#")]
+    rows = csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
+    written = io.StringIO()
+    writer = csv.DictWriter(written, fieldnames=rows.fieldnames or (), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        price = usd_per_hour.get(row["instance_type"])
+        if price is not None:
+            row |= {
+                "usd_per_hour": f"{price:g}",
+                "price_status": "listed",
+                "region": region,
+                "as_of": today.isoformat(),
+                "price_source": PRICE_SOURCE,
+            }
+        writer.writerow(row)
+    return "".join(comments) + written.getvalue()
 
 
 @lru_cache(maxsize=1)
@@ -128,6 +177,13 @@ def _instance(line: int, row: Mapping[str, str | None]) -> Instance:
     link = text("link")
     if link not in LINKS:
         raise CatalogError(f"line {line}: link={link!r} must be one of {', '.join(LINKS)}")
+    status = text("price_status")
+    if status not in get_args(PriceStatus):
+        raise CatalogError(f"line {line}: price_status={status!r} must be one of {', '.join(get_args(PriceStatus))}")
+    try:
+        _day(text("as_of"))
+    except ValueError:
+        raise CatalogError(f"line {line}: as_of={text('as_of')!r} must be a month or a day, such as 2026-11") from None
     return Instance(
         instance_type=text("instance_type"),
         gpu=text("gpu"),
@@ -138,11 +194,17 @@ def _instance(line: int, row: Mapping[str, str | None]) -> Instance:
         link_gb_per_second=number("link_gb_per_second"),
         pcie_gb_per_second=number("pcie_gb_per_second"),
         peak_tflops=number("peak_tflops"),
+        memory_gb_per_second=number("memory_gb_per_second"),
         bf16=text("bf16") == "yes",
         usd_per_hour=number("usd_per_hour"),
-        price_status=text("price_status"),
+        price_status=cast(PriceStatus, status),
         region=text("region"),
         as_of=text("as_of"),
         source=text("source"),
+        price_source=text("price_source"),
         note=text("note"),
     )
+
+
+def _day(as_of: str) -> date:
+    return date.fromisoformat(as_of if len(as_of) > len("2026-11") else f"{as_of}-01")

@@ -1,14 +1,16 @@
 """Memory that a run needs on each GPU and on the host, term by term.
 
 Three ways to hold the frozen weights: `resident` (all of them on every GPU), `sharded` (split over the GPUs, a
-layer gathered when it is its turn), `streamed` (in host memory, a layer copied when it is its turn). The last
-two work layer by layer over the whole step, so that a layer is moved twice a step.
+layer gathered when it is its turn), `streamed` (in host memory, a layer copied when it is its turn). All work
+layer by layer over a group of micro-batches, so that a layer is moved and dequantised twice for a group.
 
-Held against measurements of the whole model on an H100 (docs/decisions.md): resident 64.8 GiB compiled and
-65.4 GiB eager, streamed 10.0 and 11.5 GiB at one and two sequences of 4,096 tokens; tests/unit/test_memory.py.
+Held against the trainer's measurements in benchmarks/results: `python -m heartbeat backtest`.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
 
 from heartbeat.job import FineTuneJob
 from heartbeat.scout import ModelShape
@@ -22,8 +24,9 @@ COMMUNICATION_GIB = 1.0
 """NCCL's buffers where GPUs work together. Unverified, usual size."""
 MARGIN = 0.05
 """Share on top for what the allocator loses to fragments. Unverified."""
-HOST_PROCESS_GIB = 4.0
-"""Python, torch and its libraries, and the buffers that weights are read through, of one process. Unverified."""
+HOST_PROCESS_GIB = 9.0
+"""Python, torch and its libraries, and what pinned memory takes beyond what is asked for, of one process: 4 to 9 GiB
+more than the other terms (benchmarks/results)."""
 USABLE_HOST_SHARE = 0.92
 """Of the host's memory; the rest is the system's and SageMaker's agents'. Unverified."""
 
@@ -31,22 +34,39 @@ _LOGITS_CHUNK_TOKENS = 1024
 _BYTES_OF_TRAINED_PARAMETER = 16  # f32 value, gradient and Adam's two moments
 
 
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Where the trainer keeps what layers were given, and how many micro-batches go through a layer together."""
+
+    boundaries: Literal["device", "host"] = "host"
+    group_size: int = 8
+
+
 def gpu_terms(
-    shape: ModelShape, job: FineTuneJob, work: Workload, *, mode: str, num_gpus: int, weight_format: str = "nf4"
+    shape: ModelShape,
+    job: FineTuneJob,
+    work: Workload,
+    *,
+    mode: str,
+    num_gpus: int,
+    weight_format: str = "nf4",
+    layout: Layout = Layout(),
 ) -> dict[str, float]:
     """GiB on one GPU, by what they are for; their sum is what the GPU must have."""
     tokens = work.micro_batch_tokens_per_gpu(num_gpus)
     row = 2 * shape.hidden_size  # bytes of one token's hidden state
+    # Every micro-batch's hidden states, or their gradient, between two layers.
+    boundaries = _group_tokens(work, num_gpus, layout) * row
+    if layout.boundaries == "device":
+        boundaries *= shape.num_layers
     if mode == "resident":
         weights: float = shape.text_bytes(weight_format)
         moving = 0.0
-        boundaries = tokens * row * shape.num_layers
     else:
         # The embedding stays on the host, where a look-up costs nothing.
         shard = shape.layer_packs_bytes / num_gpus if mode == "sharded" else 0.0
         weights = shape.head_bytes + shard
         moving = 2.0 * shape.layer_pack_bytes  # one in use, one on its way
-        boundaries = 2 * work.step_tokens_per_gpu(num_gpus) * row
     trained = shape.lora_parameters(job.lora_r, job.lora_targets) * _BYTES_OF_TRAINED_PARAMETER
     terms = {
         "weights": weights,
@@ -61,16 +81,29 @@ def gpu_terms(
     return gib
 
 
-def host_terms(shape: ModelShape, work: Workload, *, mode: str, num_gpus: int) -> dict[str, float]:
+def host_terms(
+    shape: ModelShape,
+    work: Workload,
+    *,
+    mode: str,
+    num_gpus: int,
+    layout: Layout = Layout(),
+) -> dict[str, float]:
     """GiB of host memory, by what they are for."""
     terms = {"processes": HOST_PROCESS_GIB * num_gpus}
     if mode != "resident":
         embedding = 2 * shape.vocabulary_size * shape.hidden_size
         packs = shape.layer_packs_bytes if mode == "streamed" else 0
         terms["weights"] = (packs + embedding) / GIB
-        tokens = work.step_tokens_per_gpu(num_gpus) * work.gpus_used(num_gpus)
+    if layout.boundaries == "host":
+        tokens = _group_tokens(work, num_gpus, layout) * work.gpus_used(num_gpus)
         terms["boundary_activations"] = tokens * 2 * shape.hidden_size * shape.num_layers / GIB
     return terms
+
+
+def _group_tokens(work: Workload, num_gpus: int, layout: Layout) -> float:
+    """Of the micro-batches that one GPU has in work together."""
+    return min(float(layout.group_size * work.micro_batch_tokens), work.step_tokens_per_gpu(num_gpus))
 
 
 def _workspace(shape: ModelShape, tokens: float, *, dequantises: bool) -> float:

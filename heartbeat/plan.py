@@ -1,15 +1,19 @@
 """The plan of a run: on which instances it fits, how long it takes there and what it costs; or why not.
 
-The first planner, and a modest one: each figure comes from the model's shape, the dataset's estimated tokens and
-the rates of `heartbeat.timing`, and each candidate shows the terms that it is made of.
+Each figure comes from the model's shape, the dataset's tokens and what GPUs were measured to reach
+(`heartbeat.calibration`), and each candidate shows the terms that it is made of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from datetime import UTC, date, datetime
+from typing import Any, Literal
 
+from heartbeat import calibration
+from heartbeat.calibration import Calibration
 from heartbeat.candidates import Candidate, Request, Trainer
 from heartbeat.card import card_truth_table as card_truth_table
 from heartbeat.catalog import Catalog, Instance
@@ -23,6 +27,15 @@ from heartbeat.serving_plan import plan_serving as plan_serving
 
 INSTANCE_TYPES = ("ml.p4d.24xlarge", "ml.p3.8xlarge", "ml.g5.12xlarge")
 """The card's order of preference."""
+
+Rank = Literal["preference", "cost", "time"]
+"""As the instances are given, the cheapest run first, or the fastest."""
+
+CLEARLY = 0.9
+"""An instance with this share of the chosen one's dollars or hours, or less, is worth naming."""
+
+_TRIED_FOR_FIXES = 5
+"""Instances, the first in order, that a smaller job is looked for on: each takes dozens of plans."""
 
 MANY_PASSES = 10
 """Passes over the data from which on a run rather learns it by heart."""
@@ -48,6 +61,8 @@ class Plan:
     """Every instance asked for in every mode."""
     refusal: str | None
     """Why it cannot run anywhere, by how much, and the nearest change that would."""
+    alternatives: tuple[str, ...]
+    """Instances of the catalogue that would do it clearly cheaper or faster than the first of `candidates`."""
     warnings: tuple[str, ...]
     max_runtime_seconds: int
     budget_usd: float | None
@@ -56,6 +71,9 @@ class Plan:
     """How often each training row is seen."""
     tokens_per_step: float
     """Estimated."""
+    quotas_checked: bool
+    prices_as_of: str
+    """Of the instances considered, and whether any is old."""
 
     @property
     def feasible(self) -> bool:
@@ -77,14 +95,26 @@ def plan_run(
     budget_usd: float | None = None,
     use_spot: bool = False,
     spot_usd_per_hour: Mapping[str, float] | None = None,
+    tokens_per_second: Mapping[str, float] | None = None,
+    quotas: Mapping[str, int] | None = None,
     trainer: Trainer | None = None,
+    rank: Rank = "preference",
+    measured: Calibration | None = None,
+    today: date | None = None,
 ) -> Plan:
-    """Plans a run on each of `instance_types` (best first; the card's three where None).
+    """Plans a run on each of `instance_types`.
 
+    They are best first: the card's three where None, or the whole catalogue with a `rank` of cost or time.
     `trainer` is what the trainer can do; NF4 in every mode, on all GPUs, where None. `budget_usd` is held against
-    on-demand prices, also with `use_spot`, whose price is unknown unless given. Raises UnknownInstance for a type
-    that the catalogue lacks.
+    on-demand prices, also with `use_spot`, whose price is unknown unless given. `tokens_per_second`: the user's own
+    rates of whole instances. `quotas`: training jobs that the account may run on each type at a time (0 where it is
+    left out); None: not checked. `measured`: the stored benchmarks where None. `today` tells which prices are old.
+    Raises UnknownInstance for a type that the catalogue lacks, ValueError for a rate of 0 or less.
     """
+    for name, rate in (tokens_per_second or {}).items():
+        catalog.get(name)
+        if not (math.isfinite(rate) and rate > 0):
+            raise RateError(f"the rate of {name} is {rate:g}; it must be tokens a second, above 0")
     request = Request(
         shape=shape,
         stats=stats,
@@ -93,29 +123,65 @@ def plan_run(
         max_runtime_seconds=max_runtime_seconds,
         budget_usd=budget_usd,
         spot_usd_per_hour=spot_usd_per_hour or {},
+        tokens_per_second=tokens_per_second or {},
+        quotas=quotas,
         trainer=trainer or Trainer(),
+        calibration=measured or calibration.stored(catalog),
+        today=today or datetime.now(UTC).date(),
     )
-    wanted = list(dict.fromkeys(instance_types or INSTANCE_TYPES))
-    best = [request.best(catalog.get(name)) for name in wanted]
+    default = INSTANCE_TYPES if rank == "preference" else tuple(catalog.instances)
+    wanted = list(dict.fromkeys(instance_types or default))
+    considered = [candidate for name in wanted for candidate in request.candidates(catalog.get(name))]
+    best = sorted((request.best(catalog.get(name)) for name in wanted), key=_KEYS[rank])
     trainable = request.work.training_rows > 0
     candidates = tuple(candidate for candidate in best if trainable and not candidate.problems)
     rejected = tuple(
         Rejection(instance_type=c.instance_type, mode=c.mode, reasons=c.problems) for c in best if c.problems
     )
-    refusal = _refusal(request, best) if not candidates else None
     return Plan(
-        # One that nobody can time comes after all that somebody can.
-        candidates=tuple(sorted(candidates, key=lambda c: c.hours is None)),
+        candidates=candidates,
         rejected=rejected,
-        considered=tuple(c for name in wanted for c in request.candidates(catalog.get(name))),
-        refusal=refusal,
+        considered=tuple(considered),
+        refusal=None if candidates else _refusal(request, best),
+        alternatives=tuple(_alternatives(request, candidates)),
         warnings=tuple(_warnings(request, candidates, use_spot)),
         max_runtime_seconds=max_runtime_seconds,
         budget_usd=budget_usd,
         use_spot=use_spot,
         passes=request.work.passes,
         tokens_per_step=request.work.step_tokens,
+        quotas_checked=quotas is not None,
+        prices_as_of="; ".join(dict.fromkeys(c.price_note for c in considered)),
     )
+
+
+class RateError(ValueError):
+    """A rate that nothing can run at; the message names the instance and the rate."""
+
+
+# One that nobody can time comes after all that somebody can.
+_KEYS: Mapping[Rank, Callable[[Candidate], tuple[bool, float]]] = {
+    "preference": lambda c: (c.hours is None, 0.0),
+    "cost": lambda c: (c.usd_on_demand is None, c.usd_on_demand or 0.0),
+    "time": lambda c: (c.hours is None, c.hours or 0.0),
+}
+
+
+def _alternatives(request: Request, candidates: Sequence[Candidate]) -> list[str]:
+    """What the catalogue has that is clearly better than the chosen one, in words."""
+    first = candidates[0] if candidates else None
+    if first is None or first.hours is None or first.usd_on_demand is None:
+        return []
+    every = [request.best(instance) for instance in request.catalog]
+    fit = [c for c in every if not c.problems and c.hours is not None and c.usd_on_demand is not None]
+    cheapest = min(fit, key=lambda c: c.usd_on_demand or 0.0)
+    fastest = min(fit, key=lambda c: c.hours or 0.0)
+    better = []
+    if (cheapest.usd_on_demand or 0.0) <= CLEARLY * first.usd_on_demand:
+        better.append(f"clearly cheaper: {cheapest.summary()} ({cheapest.confidence})")
+    if (fastest.hours or 0.0) <= CLEARLY * first.hours:
+        better.append(f"clearly faster: {fastest.summary()} ({fastest.confidence})")
+    return [f"{words}, where {first.summary()}" for words in better]
 
 
 # --- refusals and what would help
@@ -134,12 +200,10 @@ def _refusal(request: Request, nearest: Sequence[Candidate]) -> str:
 
 
 def _fixes(request: Request, nearest: Sequence[Candidate]) -> list[str]:
-    fixes = []
-    for candidate in nearest:
-        fix = _smaller_job(request, request.catalog.get(candidate.instance_type))
-        if fix:
-            fixes.append(fix)
-            break  # The first in the order of preference is the nearest.
+    smaller = [_smaller_job(request, request.catalog.get(c.instance_type)) for c in nearest[:_TRIED_FOR_FIXES]]
+    # The one that keeps most steps is the nearest; of several, the first in the order of preference.
+    best = max((fix for fix in smaller if fix), key=lambda fix: fix[0], default=None)
+    fixes = [best[1]] if best else []
     asked = {candidate.instance_type for candidate in nearest}
     others = [request.best(instance) for instance in request.catalog if instance.instance_type not in asked]
     fit = [c for c in others if not c.problems and c.hours is not None]
@@ -150,8 +214,8 @@ def _fixes(request: Request, nearest: Sequence[Candidate]) -> list[str]:
     return fixes
 
 
-def _smaller_job(request: Request, instance: Instance) -> str | None:
-    """The least change of the job's settings that makes it fit on this instance, in words."""
+def _smaller_job(request: Request, instance: Instance) -> tuple[int, str] | None:
+    """The least change of the job's settings that makes it fit on this instance: the steps it keeps, and in words."""
     job = request.job
     changes: list[dict[str, Any]] = [{"eval_every_steps": job.max_steps}]
     batch, length = job.per_device_batch_size, job.max_length
@@ -170,7 +234,7 @@ def _smaller_job(request: Request, instance: Instance) -> str | None:
         candidate = replace(request, job=replace(job, **change)).best(instance)
         if not candidate.problems:
             words = (f"{name.upper()}={value} instead of {getattr(job, name)}" for name, value in change.items())
-            return f"{', '.join(words)} ({candidate.summary()})"
+            return change.get("max_steps", job.max_steps), f"{', '.join(words)} ({candidate.summary()})"
     return None
 
 
@@ -237,12 +301,8 @@ def _warnings_of(first: Candidate, request: Request) -> list[str]:
         )
     if first.usd_per_hour is None:
         found.append(f"{name}: its price is unknown")
-    instance = request.catalog.get(name)
-    if instance.price_status == "unverified" and first.usd_per_hour is not None:
-        found.append(
-            f"{name}: ${first.usd_per_hour:g} an hour is an unverified price in {instance.region}, "
-            f"as of {instance.as_of}"
-        )
+    elif request.catalog.get(name).price_status != "given":
+        found.append(f"{name}: ${first.usd_per_hour:g} an hour: {first.price_note}")
     if request.work.gpus_used(first.num_gpus) < first.num_gpus:
         used = request.work.gpus_used(first.num_gpus)
         found.append(f"{name}: a step of {used} rows keeps only {used} of its {first.num_gpus} GPUs busy")

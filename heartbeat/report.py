@@ -133,7 +133,7 @@ def _plan(plan: Record | None) -> str:
             item.get("mode"),
             _number(item.get("gpu_memory_needed_gib"), "{:.1f} GiB"),
             "unknown" if item.get("hours") is None else durations.about(item["hours"] * 3600),
-            _number(item.get("usd_on_demand"), "${:,.2f}"),
+            _number(item.get("usd_on_demand"), "${:,.2f}") + (" (old price)" if item.get("price_is_old") else ""),
             item.get("confidence"),
         ]
         for item in plan.get("candidates") or []
@@ -142,7 +142,14 @@ def _plan(plan: Record | None) -> str:
     rejected = [
         f"{item.get('instance_type')}: {'; '.join(item.get('reasons') or [])}" for item in plan.get("rejected") or []
     ]
-    notes = [*([plan["refusal"]] if plan.get("refusal") else []), *rejected, *(plan.get("warnings") or [])]
+    refusal, as_of = plan.get("refusal"), plan.get("prices_as_of")
+    notes = [
+        *([refusal] if refusal else []),
+        *(plan.get("alternatives") or []),
+        *rejected,
+        *(plan.get("warnings") or []),
+        *([f"prices: {as_of}"] if as_of else []),
+    ]
     return _section("Plan", body + _list(notes))
 
 

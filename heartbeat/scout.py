@@ -11,10 +11,8 @@ from typing import Any
 
 MODEL_TYPES = ("llama4", "llama4_text")
 
-NF4_BYTES = 0.5 + 4 / 64
-"""Bytes a parameter: 4 bits, and one f32 scale for a block of 64 (bitsandbytes' default block)."""
-NF4_DOUBLE_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-"""The same with the scales quantised to 8 bits in turn, one f32 for 256 of them."""
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Bytes a parameter: 4 bits, an 8-bit scale for a block of 64, and one f32 for 256 scales (bitsandbytes' blocks)."""
 FP8_BYTES = 1.0
 INT4_BYTES = 0.5 + 2 / 64
 """4 bits, and one bf16 scale for a group of 64."""
@@ -22,14 +20,11 @@ INT4_BYTES = 0.5 + 2 / 64
 WEIGHT_BYTES: Mapping[str, float] = {
     "bf16": 2.0,
     "fp8": FP8_BYTES,
-    "nf4": NF4_DOUBLE_BYTES,
+    "nf4": NF4_BYTES,
     "int4": INT4_BYTES,
 }
 """Bytes a parameter of the parts that are quantised; the others are bf16 in every format."""
 QUANTISED_PARTS = ("attention", "shared_experts", "routed_experts", "dense_ffn")
-
-RECOMPUTED_TRAINING_PASSES = 6
-"""FLOPs a frozen parameter and token: 2 forward, 2 for the recomputed forward, 2 for the input's gradient."""
 
 
 class UnsupportedModelError(ValueError):
@@ -163,8 +158,13 @@ class ModelShape:
         feed_forward = max(experts if self.num_moe_layers else 0, dense if has_dense else 0)
         return self.attention_parameters + feed_forward
 
-    def lora_parameters(self, rank: int, targets: tuple[str, ...] = ("attention", "shared_expert")) -> int:
-        """Of an adapter of this rank: rank x (inputs + outputs) for each matrix it is on."""
+    def lora_parameters(
+        self, rank: int, targets: tuple[str, ...] = ("attention", "shared_expert"), *, active: bool = False
+    ) -> int:
+        """Of an adapter of this rank: rank x (inputs + outputs) for each matrix it is on.
+
+        `active`: of those that one token goes through, of which there is one routed expert a layer.
+        """
         hidden, moe = self.hidden_size, self.num_moe_layers
         query = self.num_attention_heads * self.head_size
         key_value = self.num_key_value_heads * self.head_size
@@ -172,7 +172,7 @@ class ModelShape:
         widths = {
             "attention": self.num_layers * (2 * (hidden + query) + 2 * (hidden + key_value)),
             "shared_expert": moe * expert,
-            "routed_experts": moe * self.num_experts * expert,
+            "routed_experts": moe * (1 if active else self.num_experts) * expert,
         }
         return rank * sum(widths[target] for target in targets)
 
@@ -202,7 +202,7 @@ class ModelShape:
 
     @property
     def layer_pack_bytes(self) -> int:
-        """Of the largest layer as NF4 with plain f32 scales, the form in which it is moved: 1.15 GiB for Scout."""
+        """Of the largest layer as NF4, the form in which it is moved: 1.06 GiB for Scout, as `training_code.packs`."""
         return round(self.layer_parameters * NF4_BYTES)
 
     @property
@@ -223,23 +223,28 @@ class ModelShape:
     # --- FLOPs
 
     def training_flops_per_token(
-        self, *, context: int, lora_parameters: int, supervised_share: float = 1.0
+        self, *, context: float, lora_parameters: int, supervised_share: float = 1.0
     ) -> dict[str, float]:
         """FLOPs that a training step executes for one token, by part.
 
-        `context` is the length in tokens of the sequence it stands in. Layers are recomputed in the backward
-        pass, the head is not. Attention: 2 products of half the context on average, 4.5 times (forward,
-        recomputed forward, and 2.5 for flash attention's backward).
+        `context`: tokens of the conversation that it stands in. `lora_parameters`: of the adapter, those that a token
+        goes through. Layers are recomputed in the backward pass but for their last products, which nobody reads; the
+        head runs on supervised tokens alone. Attention: 2 products over half the context on average, 4.5 times
+        (forward, recomputed forward, and 2.5 for flash attention's backward). The rest is what
+        torch.utils.flop_counter counts of the trainer, to the last one (tests/training/test_flops.py).
         """
         routed = self.num_moe_layers * self.expert_parameters
         parts = self.parameters
-        layers = sum(parts[part] for part in ("attention", "shared_experts", "dense_ffn", "router")) + routed
+        frozen = sum(parts[part] for part in ("attention", "shared_experts", "dense_ffn", "router")) + routed
+        # The down projections of the shared and the routed expert, or of the dense network.
+        last = (parts["shared_experts"] + parts["dense_ffn"] + routed) // 3
         width = self.num_attention_heads * self.head_size
-        head = self.vocabulary_size * self.hidden_size
         return {
-            "layers": float(RECOMPUTED_TRAINING_PASSES * layers),
+            "forward": 2.0 * frozen,
+            "recomputed_forward": 2.0 * (frozen - last),
+            "backward": 2.0 * frozen,
             "attention": 4.5 * self.num_layers * 2 * 2 * width * context / 2,
-            "head": 4.0 * head * supervised_share,
+            "head": 4.0 * self.vocabulary_size * self.hidden_size * supervised_share,
             # Twice forward, twice the work backward, since these weights have gradients themselves.
             "adapter": 8.0 * lora_parameters,
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, date, datetime
 from typing import Any
 
 from heartbeat.catalog import Catalog, Instance
@@ -16,7 +17,9 @@ GPU_SHARE = 0.9
 """Of a GPU's memory that vLLM uses: its `gpu_memory_utilization` default."""
 RUNTIME_GIB = 3.0
 """Activations, CUDA graphs, the adapter and NCCL's buffers on each GPU. Unverified."""
-SMALLER_FORMATS = ("fp8", "int4")
+SERVED_FORMATS = ("bf16", "fp8", "int4")
+"""Of weights, as vLLM serves them: the largest first."""
+DAYS_PER_MONTH = HOURS_PER_MONTH / 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,13 @@ class ServingPlan:
     usd_per_hour: float | None
     usd_per_month: float | None
     """Of 730 hours: an endpoint bills while it exists, asked or not."""
+    usd_per_month_awake: float | None
+    """Of `busy_hours_per_day`, for an endpoint that scales to zero in between. It then answers its first caller only
+    after it has started and loaded the weights."""
+    busy_hours_per_day: float
+    max_model_len: int
+    concurrency: int
+    price_is_old: bool
     gpu_memory_needed_gib: float
     """On each of those GPUs."""
     gpu_memory_gib: float
@@ -51,37 +61,45 @@ def plan_serving(
     weight_format: str = "bf16",
     max_model_len: int = 8192,
     concurrency: int = 4,
+    busy_hours_per_day: float = 24.0,
+    today: date | None = None,
 ) -> ServingPlan:
     """The first of `instance_types` (the cheapest of the catalogue where None) that can serve the model.
 
     It must hold the weights and the keys and values of `concurrency` conversations of `max_model_len` tokens.
-    Raises ValueError for an unknown format or a size below 1, UnknownInstance for a type the catalogue lacks.
+    `today` tells which prices are old. Raises ValueError for an unknown format, a size below 1 or a day of other than
+    0 to 24 hours, UnknownInstance for a type the catalogue lacks.
     """
     if weight_format not in WEIGHT_BYTES:
         raise ValueError(f"weight_format={weight_format!r} must be one of {', '.join(WEIGHT_BYTES)}")
     for name, value in (("max_model_len", max_model_len), ("concurrency", concurrency)):
         if value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
+    if not 0 <= busy_hours_per_day <= 24:
+        raise ValueError(f"busy_hours_per_day={busy_hours_per_day:g} must be between 0 and 24")
+    asked = _Ask(
+        shape, max_model_len, concurrency, busy_hours_per_day, today if today is not None else datetime.now(UTC).date()
+    )
     if instance_types:
         wanted = [catalog.get(name) for name in dict.fromkeys(instance_types)]
     else:
         wanted = sorted(catalog, key=lambda i: math.inf if i.usd_per_hour is None else i.usd_per_hour)
-    tokens = max_model_len * concurrency
     rejected: dict[str, str] = {}
     for instance in wanted:
-        plan = _on(instance, shape, weight_format, tokens)
+        plan = _on(instance, asked, weight_format)
         if plan.refusal is None:
             return replace(plan, rejected=rejected)
         rejected[instance.instance_type] = plan.refusal
-    last = _on(wanted[-1], shape, weight_format, tokens)
+    last = _on(wanted[-1], asked, weight_format)
     reasons = "; ".join(f"{name} {why}" for name, why in rejected.items())
     refusal = f"the model in {weight_format} fits no instance asked for: {reasons}."
-    hint = _what_would_fit(shape, catalog, weight_format, tokens)
+    hint = _what_would_fit(asked, catalog, weight_format)
     return replace(
         last,
         instance_type=None,
         usd_per_hour=None,
         usd_per_month=None,
+        usd_per_month_awake=None,
         rejected=rejected,
         refusal=f"{refusal} {hint}",
     )
@@ -99,9 +117,20 @@ def memory_terms(shape: ModelShape, weight_format: str, tokens: int, tensor_para
     }
 
 
-def _on(instance: Instance, shape: ModelShape, weight_format: str, tokens: int) -> ServingPlan:
-    split = _tensor_parallel(instance.num_gpus, shape)
-    terms = memory_terms(shape, weight_format, tokens, split)
+@dataclass(frozen=True)
+class _Ask:
+    """What the endpoint is to do."""
+
+    shape: ModelShape
+    max_model_len: int
+    concurrency: int
+    busy_hours_per_day: float
+    today: date
+
+
+def _on(instance: Instance, asked: _Ask, weight_format: str) -> ServingPlan:
+    split = _tensor_parallel(instance.num_gpus, asked.shape)
+    terms = memory_terms(asked.shape, weight_format, asked.max_model_len * asked.concurrency, split)
     needed, usable = sum(terms.values()), instance.gpu_memory_gib * GPU_SHARE
     refusal = None
     if not instance.bf16:
@@ -115,6 +144,11 @@ def _on(instance: Instance, shape: ModelShape, weight_format: str, tokens: int) 
         weight_format=weight_format,
         usd_per_hour=price,
         usd_per_month=None if price is None else price * HOURS_PER_MONTH,
+        usd_per_month_awake=None if price is None else price * asked.busy_hours_per_day * DAYS_PER_MONTH,
+        busy_hours_per_day=asked.busy_hours_per_day,
+        max_model_len=asked.max_model_len,
+        concurrency=asked.concurrency,
+        price_is_old=price is not None and instance.price_is_old(asked.today),
         gpu_memory_needed_gib=needed,
         gpu_memory_gib=instance.gpu_memory_gib,
         memory_gib=terms,
@@ -129,16 +163,17 @@ def _tensor_parallel(num_gpus: int, shape: ModelShape) -> int:
     return max(n for n in range(1, num_gpus + 1) if heads % n == 0 and (kv_heads % n == 0 or n % kv_heads == 0))
 
 
-def _what_would_fit(shape: ModelShape, catalog: Catalog, weight_format: str, tokens: int) -> str:
+def _what_would_fit(asked: _Ask, catalog: Catalog, weight_format: str) -> str:
     """The cheapest instance that would do, in this format or a smaller one."""
-    formats = [weight_format, *(f for f in SMALLER_FORMATS if WEIGHT_BYTES[f] < WEIGHT_BYTES[weight_format])]
+    formats = [weight_format, *(f for f in SERVED_FORMATS if WEIGHT_BYTES[f] < WEIGHT_BYTES[weight_format])]
     found = []
     for name in formats:
-        plans = [_on(instance, shape, name, tokens) for instance in catalog]
+        plans = [_on(instance, asked, name) for instance in catalog]
         fit = [plan for plan in plans if plan.refusal is None and plan.usd_per_hour is not None]
         if fit:
             cheapest = min(fit, key=lambda plan: plan.usd_per_hour or 0.0)
-            found.append(f"{cheapest.instance_type} in {name} (${cheapest.usd_per_hour:g} an hour)")
+            old = ", an old price" if cheapest.price_is_old else ""
+            found.append(f"{cheapest.instance_type} in {name} (${cheapest.usd_per_hour:g} an hour{old})")
     if not found:
         return "Nothing in the catalogue does; lower max_model_len or concurrency."
     return f"What would fit: {'; '.join(found)}."

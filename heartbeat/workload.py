@@ -23,11 +23,14 @@ class Workload:
     """Most tokens that a GPU has in work at once: PER_DEVICE_BATCH_SIZE packed sequences of MAX_LENGTH."""
     max_length: int
     max_steps: int
+    supervised_share: float = 1.0
+    """Of the tokens, those that the loss is taken on."""
 
     @classmethod
     def of(cls, job: FineTuneJob, stats: DatasetStats) -> Workload:
         rows = stats.trainable_rows
         heldout = round(rows * job.held_out_fraction)
+        supervised = stats.estimated_supervised_tokens
         mean = min(stats.trainable_tokens / rows, float(job.max_length)) if rows else 0.0
         return cls(
             training_rows=rows - heldout,
@@ -37,6 +40,7 @@ class Workload:
             micro_batch_tokens=job.per_device_batch_size * job.max_length,
             max_length=job.max_length,
             max_steps=job.max_steps,
+            supervised_share=supervised / stats.estimated_tokens if stats.estimated_tokens else 1.0,
         )
 
     @property

@@ -27,10 +27,14 @@ def stage_training_image(root: Path = ROOT) -> Path:
 
 
 def _domain(root: Path) -> dict[str, Path]:
-    return {
+    code = {
         name: path
         for name, path in _files(root, "heartbeat").items()
         if path.suffix in _DOMAIN_SUFFIXES and not name.startswith(_COMMAND_LINE)
+    }
+    # The planner's measured rates, where `heartbeat.measurements` looks for them in a bundle.
+    return code | {
+        f"heartbeat/measured/{path.name}": path for path in sorted((root / "benchmarks" / "results").glob("*.json"))
     }
 
 

@@ -16,6 +16,7 @@ from botocore.exceptions import ClientError
 from heartbeat.cli.errors import UserError
 
 _CONFIG = Config(retries={"mode": "standard", "max_attempts": 5})
+_IMPATIENT = Config(connect_timeout=3, read_timeout=10, retries={"mode": "standard", "max_attempts": 2})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +42,11 @@ class App:
 
 
 @functools.cache
-def client(service: str) -> Any:
-    return boto3.client(service, config=_CONFIG)
+def client(service: str, region: str | None = None, *, patient: bool = True) -> Any:
+    """`region`: where the session's own would not do. boto3 reads AWS_DEFAULT_REGION, and not the AWS_REGION of the
+    other SDKs and of our own advice. Not `patient`: for what one can do without."""
+    config = _CONFIG if patient else _CONFIG.merge(_IMPATIENT)
+    return boto3.client(service, config=config, region_name=region or os.environ.get("AWS_REGION") or None)
 
 
 def connect(environment: str) -> App:

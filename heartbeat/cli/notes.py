@@ -22,7 +22,8 @@ def plan(found: Found) -> str:
         return ""
     first, *others = found["candidates"]
     hours = "unknown time" if first["hours"] is None else about(first["hours"] * 3600)
-    parts = [first["instance_type"], first["mode"], hours, screen.usd(first["usd_on_demand"])]
+    old = " at an old price" if first.get("price_is_old") else ""
+    parts = [first["instance_type"], first["mode"], hours, screen.usd(first["usd_on_demand"]) + old]
     return ", ".join(parts) + (f" (first of {len(others) + 1})" if others else "")
 
 

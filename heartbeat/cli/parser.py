@@ -16,6 +16,7 @@ _DESCRIPTION = """\
 HeartBeat Engine fine-tunes Llama 4 Scout on your chat data and serves it on AWS.
 
   offline           check, plan               a dataset and what a run of it needs, takes and costs
+                    catalog, backtest         the instances and prices, and the rates, that plans rest on
   with an account   run, watch, approve       one run, from the dataset to the endpoint
                     chat, report, status      what it made, and what bills now
                     base-model, images        what a run needs before it starts
@@ -69,6 +70,8 @@ def make_parser() -> Parser:
     for add in (
         _check,
         _plan,
+        _catalog,
+        _backtest,
         _run,
         _watch,
         _approve,
@@ -121,14 +124,30 @@ def _plan(commands: _Commands[Parser]) -> None:
         "plan",
         "memory, hours and dollars of a run, before it is paid for",
         "  heartbeat plan examples/stanley/stanley.jsonl\n"
-        "  heartbeat plan data.jsonl --all-instances MAX_STEPS=200 LORA_R=32\n"
+        "  heartbeat plan data.jsonl --rank cost MAX_STEPS=200 LORA_R=32\n"
+        "  heartbeat plan data.jsonl --explain --chart plan.svg\n"
         "  heartbeat plan data.jsonl --instances ml.p5.4xlarge,ml.g7e.8xlarge --budget 60\n"
         "  heartbeat plan --card",
     )
     parser.add_argument("dataset", metavar="FILE", nargs="?", help="a JSONL file, or s3://BUCKET/KEY")
     _hyperparameters(parser)
     _limits(parser)
-    parser.add_argument("--all-instances", action="store_true", help="the whole catalogue, cheapest first")
+    parser.add_argument(
+        "--rank", choices=("cost", "time"), help="the whole catalogue, or --instances, cheapest or fastest first"
+    )
+    parser.add_argument("--explain", action="store_true", help="show every term of memory and time of the first one")
+    parser.add_argument("--chart", type=Path, metavar="FILE.svg", help="draw hours against dollars")
+    _pairs(parser, "--price", "TYPE=USD", "your own price an hour, such as ml.p5.4xlarge=5.50; may be repeated")
+    _pairs(parser, "--spot-price", "TYPE=USD", "the same of spot capacity")
+    _pairs(parser, "--rate", "TYPE=TOKENS", "your own measured tokens a second of the whole instance")
+    parser.add_argument("--no-quotas", action="store_true", help="do not ask the account for its quotas")
+    parser.add_argument("--context", type=int, default=8192, metavar="TOKENS", help="of the endpoint (default 8192)")
+    parser.add_argument(
+        "--concurrency", type=int, default=4, metavar="N", help="conversations at a time of the endpoint (default 4)"
+    )
+    parser.add_argument(
+        "--busy-hours", type=float, default=8.0, metavar="H", help="a day that an endpoint that can sleep is awake (8)"
+    )
     parser.add_argument(
         "--trainer",
         choices=("this", "nf4"),
@@ -139,6 +158,34 @@ def _plan(commands: _Commands[Parser]) -> None:
         "--base-model", type=Path, metavar="FOLDER", help="checkpoint to plan for (default: Llama 4 Scout)"
     )
     parser.add_argument("--card", action="store_true", help="hold the model card's claims against arithmetic, and end")
+    _json(parser)
+
+
+def _catalog(commands: _Commands[Parser]) -> None:
+    parser = _add(
+        commands,
+        "catalog",
+        "catalog",
+        "the instances that plans choose from, and their prices",
+        "  heartbeat catalog show\n  heartbeat catalog refresh --region us-east-1",
+    )
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    show = actions.add_parser("show", help="what is known of each, from when and of which source")
+    show.set_defaults(action="show")
+    refresh = actions.add_parser("refresh", help="renew the prices through the AWS Price List API")
+    refresh.set_defaults(action="refresh")
+    refresh.add_argument("--region", metavar="REGION", help="default: AWS_REGION, or us-east-1")
+
+
+def _backtest(commands: _Commands[Parser]) -> None:
+    parser = _add(
+        commands,
+        "backtest",
+        "backtest",
+        "predict every stored measurement from the others, and show the error",
+        "  heartbeat backtest\n  heartbeat backtest --results my-results --json",
+    )
+    parser.add_argument("--results", type=Path, metavar="FOLDER", help="default: benchmarks/results")
     _json(parser)
 
 
@@ -318,6 +365,10 @@ def _json(parser: Parser) -> None:
 
 def _hyperparameters(parser: Parser) -> None:
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="hyperparameters, such as MAX_STEPS=200")
+
+
+def _pairs(parser: Parser, option: str, metavar: str, text: str) -> None:
+    parser.add_argument(option, action="append", default=[], metavar=metavar, help=text)
 
 
 def _limits(parser: Parser) -> None:

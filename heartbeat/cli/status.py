@@ -100,6 +100,15 @@ def _price(instance_type: str, number: int) -> float | None:
     return None if instance is None or instance.usd_per_hour is None else instance.usd_per_hour * number
 
 
+def _price_notes(found: list[Running]) -> str:
+    """`unverified, us-east-1, as of 2026-11`, of all that are among these, and that one is old."""
+    today = datetime.now(UTC).date()
+    shown = [
+        i for i in catalog.load() if any(i.instance_type in item.instances.replace(",", "").split() for item in found)
+    ]
+    return "; ".join(dict.fromkeys(instance.price_note(today) for instance in shown)) or "of heartbeat/instances.csv"
+
+
 def _sum(prices: list[float | None]) -> float | None:
     """Unknown as soon as one of them is."""
     known = [price for price in prices if price is not None]
@@ -126,4 +135,4 @@ def _show(environment: str, found: list[Running], runs: list[str]) -> None:
     unknown = len(found) - len(known)
     total = f"{screen.usd(sum(known))} an hour, {screen.usd(sum(known) * HOURS_PER_MONTH)} a month if left alone"
     screen.say(f"Together {total}" + (f", and {unknown} of unknown price" if unknown else "") + ".")
-    screen.say("Prices: on demand, of heartbeat/instances.csv. To end it all: python -m heartbeat destroy")
+    screen.say(f"Prices: on demand, {_price_notes(found)}. To end it all: python -m heartbeat destroy")

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from heartbeat.catalog import load
 from heartbeat.cli import base_model, images
 from heartbeat.cli.cdk import _stage
 from heartbeat.cli.endpoint import shown
 from heartbeat.cli.errors import UserError
 from heartbeat.cli.parser import parse
 from heartbeat.cli.run import execution_input
-from heartbeat.cli.status import _is_of
+from heartbeat.cli.status import Running, _is_of, _price_notes
 from stacks.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -168,3 +170,16 @@ def test_the_cdks_log_tells_where_it_is(line: str, stage: str | None) -> None:
 )
 def test_only_the_environments_own_endpoints_are_its(endpoint: str, mine: bool) -> None:
     assert _is_of(endpoint, "dev") is mine
+
+
+def test_what_bills_now_says_from_when_its_prices_are() -> None:
+    of = [_running("1 x ml.p5.4xlarge, 2 x ml.g5.xlarge"), _running("1 x ml.m5.large")]
+    assert _price_notes(of) == "unverified, us-east-1, as of 2026-11" + (
+        ", OLD: over 90 days" if load().get("ml.p5.4xlarge").price_is_old(datetime.now(UTC).date()) else ""
+    )
+    assert _price_notes(of[1:]) == "of heartbeat/instances.csv"
+
+
+def _running(instances: str) -> Running:
+    since = datetime.now(UTC)
+    return Running(kind="endpoint", name="x", status="x", instances=instances, since=since, usd_per_hour=None)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
+from heartbeat import catalog, measurements
 from heartbeat.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,9 +20,18 @@ NF4 = ("--trainer", "nf4")  # the one that Scout can be planned for
 TINY = str(ROOT / "examples" / "tiny_base" / "checkpoint")
 
 
+_SVG = "{http://www.w3.org/2000/svg}"
+
+
 @pytest.fixture(autouse=True)
-def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A wide terminal, and nobody signed in to AWS."""
     monkeypatch.setenv("COLUMNS", "160")
+    for name in [name for name in os.environ if name.startswith("AWS_") and name != "AWS_CA_BUNDLE"]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
 
 
 def line(question: str, **more: Any) -> str:
@@ -68,7 +81,8 @@ def test_the_example_dataset_is_sound(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_plan_marks_the_chosen_instance(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", STANLEY, *NF4, "--instances", "ml.g5.12xlarge,ml.p5.4xlarge", "MAX_STEPS=40"]) == 0
-    rows = [text for text in capsys.readouterr().out.splitlines() if " ml." in text and text.rstrip()[-3:-2] == "."]
+    table = capsys.readouterr().out.split("~ is scaled")[0]
+    rows = [text for text in table.splitlines() if " ml." in text]
     assert ["→" in row for row in rows] == [True, False]
     assert "ml.g5.12xlarge" in rows[0]
 
@@ -78,14 +92,105 @@ def test_plan_as_json_has_what_the_table_shows(capsys: pytest.CaptureFixture[str
     plan = json.loads(capsys.readouterr().out)
     assert plan["feasible"]
     assert plan["hyperparameters"]["MAX_STEPS"] == "40"
-    assert plan["serving"]["instance_type"]
+    assert plan["serving"][0]["instance_type"]
 
 
-def test_all_instances_come_cheapest_first(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", STANLEY, *NF4, "--all-instances", "--json", "MAX_STEPS=40"]) == 0
-    prices = [candidate["usd_on_demand"] for candidate in json.loads(capsys.readouterr().out)["candidates"]]
-    assert len(prices) > 5
-    assert prices == sorted(prices)
+@pytest.mark.parametrize(("rank", "figure"), [("cost", "usd_on_demand"), ("time", "hours")])
+def test_the_whole_catalogue_is_ranked(rank: str, figure: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", STANLEY, *NF4, "--rank", rank, "--json", "MAX_STEPS=40"]) == 0
+    figures = [candidate[figure] for candidate in json.loads(capsys.readouterr().out)["candidates"]]
+    assert len(figures) > 5
+    assert figures == sorted(figures)
+
+
+def test_the_page_says_where_figures_are_from_and_what_was_not_checked(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", STANLEY, *NF4, "--instances", "ml.p5.4xlarge"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "quota not checked (no AWS credentials)" in out
+    assert "ml.p5.4xlarge: measured (benchmarks/results/resident-" in out
+    assert "unverified, us-east-1, as of 2026-11" in out
+
+
+def test_a_better_instance_than_the_cards_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", STANLEY, *NF4]) == 0
+    assert "Clearly cheaper: ml.g7e.2xlarge: " in capsys.readouterr().out
+
+
+def test_explain_shows_terms_that_add_up(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", STANLEY, *NF4, "--instances", "ml.p5.4xlarge", "--explain"]) == 0
+    out = capsys.readouterr().out
+    blocks = out.split("GiB of each GPU, ml.p5.4xlarge, resident")[1].split("GiB of the host")[0]
+    figures = [float(found[1]) for text in blocks.splitlines() if (found := re.search(r"[a-z] +([\d.]+) *$", text))]
+    *terms, together, there_are = figures
+    assert len(terms) == 7
+    assert sum(terms) == pytest.approx(together, abs=0.05)
+    assert together < there_are == 78
+    assert "routed experts          96.637" in out
+    modes = [text.split() for text in out.splitlines() if text.strip().startswith("ml.p5.4xlarge  ")]
+    assert [row[1] for row in modes] == ["resident", "streamed"]
+    assert float(modes[0][2]) == pytest.approx(there_are - together, abs=0.1)
+    assert " PFLOP" in out
+    assert "steps end in time" in out
+
+
+def test_your_own_price_and_rate_win(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--instances", "ml.p5.4xlarge", "--price", "ml.p5.4xlarge=2", "--rate", "ml.p5.4xlarge=1000", "--json"]
+    assert main(["plan", STANLEY, *NF4, *words, "--spot", "--spot-price", "ml.p5.4xlarge=1", "MAX_STEPS=40"]) == 0
+    (candidate,) = json.loads(capsys.readouterr().out)["candidates"]
+    assert candidate["confidence"] == "given"
+    assert candidate["seconds_per_step"] == pytest.approx(14809 / 1000, rel=0.01)
+    assert candidate["usd_on_demand"] == pytest.approx(2 * candidate["hours"]) == 2 * candidate["usd_spot"]
+
+
+def test_the_chart_is_an_svg_with_every_instance_and_both_lines(tmp_path: Path) -> None:
+    file = tmp_path / "plan.svg"
+    words = ["--rank", "cost", "--budget", "40", "--chart", str(file)]
+    assert main(["plan", STANLEY, *NF4, *words]) == 0
+    root = ElementTree.parse(file).getroot()
+    texts = [element.text or "" for element in root.iter(f"{_SVG}text")]
+    assert "stops at 8 h" in texts
+    assert "budget $40" in texts
+    kinds = {
+        group.find(f"{_SVG}text").text: group.get("class")  # type: ignore[union-attr]
+        for group in root.iter(f"{_SVG}g")
+    }
+    assert kinds["ml.g7e.2xlarge"] == "yes chosen"
+    assert kinds["ml.p5.4xlarge"] == "yes"
+    assert kinds["ml.g5.xlarge"] == "no"
+    assert len(kinds) == len(catalog.load().instances)
+
+
+def test_the_endpoint_is_planned_in_each_format(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", STANLEY, *NF4, "--json", "--context", "16384", "--concurrency", "2", "--busy-hours", "6"]) == 0
+    plans = json.loads(capsys.readouterr().out)["serving"]
+    assert [plan["weight_format"] for plan in plans] == ["bf16", "fp8", "int4"]
+    prices = [plan["usd_per_hour"] for plan in plans]
+    assert prices == sorted(prices, reverse=True)
+    assert all(plan["usd_per_month_awake"] == pytest.approx(plan["usd_per_month"] / 4) for plan in plans)
+
+
+def test_the_catalogue_shows_every_price_with_its_date(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["catalog", "show"]) == 0
+    out = capsys.readouterr().out
+    for instance in catalog.load():
+        (row,) = (text for text in out.splitlines() if f" {instance.instance_type} " in text)
+        assert f"{instance.usd_per_hour:.2f}" in row
+        assert f"{instance.price_status} {instance.as_of}" in row
+
+
+def test_without_credentials_a_refresh_changes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    before = catalog.FILE.read_bytes()
+    assert main(["catalog", "refresh"]) == 2
+    assert "no AWS credentials were found" in capsys.readouterr().err
+    assert catalog.FILE.read_bytes() == before
+
+
+def test_the_backtest_shows_each_measurement_and_how_far_off_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["backtest", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {row["measurement"]["file"] for row in found} == {m.file for m in measurements.load()}
+    assert main(["backtest"]) == 0
+    assert f"of {len(found)} measurements within 10%" in capsys.readouterr().out
 
 
 def test_a_refused_plan_says_why_and_what_would_do(capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,7 +230,18 @@ def test_the_card_does_not_hold(capsys: pytest.CaptureFixture[str]) -> None:
         ([STANLEY, "fast"], "'fast' is not KEY=VALUE"),
         ([STANLEY, "--budget", "-1"], "--budget -1 must be a number of dollars above 0"),
         ([STANLEY, "--instances", "ml.p5.4xlrge"], "did you mean ml.p5.4xlarge"),
-        ([STANLEY, "--instances", "ml.p5.4xlarge", "--all-instances"], "contradict each other"),
+        ([STANLEY, *NF4, "--budget", "3"], "--budget 3 is under the cheapest run, ml.g7e.2xlarge: "),
+        ([STANLEY, "--price", "ml.p5.4xlarge=0"], "--price ml.p5.4xlarge=0 must be a number above 0"),
+        ([STANLEY, "--rate", "ml.p5.4xlrge=9"], "did you mean ml.p5.4xlarge"),
+        ([STANLEY, "--spot-price", "ml.p5.4xlrge=9"], "did you mean ml.p5.4xlarge"),
+        ([STANLEY, "--context", "0"], "--context 0 must be at least 1"),
+        ([STANLEY, "--concurrency", "-1"], "--concurrency -1 must be at least 1"),
+        ([STANLEY, "--busy-hours", "25"], "--busy-hours 25 must be between 0 and 24"),
+        ([STANLEY, *NF4, "--chart", "plan.png"], "--chart plan.png must end in .svg"),
+        ([STANLEY, *NF4, "--chart", "/nowhere/plan.svg"], "--chart /nowhere/plan.svg: No such file"),
+        ([STANLEY, "--max-runtime-seconds", "2419201"], "MAX_RUNTIME_SECONDS=2419201 must be at most 2419200"),
+        ([STANLEY, "--max-runtime-seconds", "9", "MAX_RUNTIME_SECONDS=9"], "say the same thing; give one"),
+        ([STANLEY, "MAX_STEPS=5", "WARMUP_STEPS=5"], "WARMUP_STEPS=5 must be less than MAX_STEPS=5"),
         ([STANLEY, "--base-model", "."], "has no config.json"),
         ([], "name a dataset"),
     ],
@@ -135,6 +251,17 @@ def test_a_mistake_is_named(words: list[str], said: str, capsys: pytest.CaptureF
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_a_dataset_without_rows_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty.jsonl").write_text("\n")
+    assert main(["plan", str(tmp_path / "empty.jsonl")]) == 2
+    assert "has no rows; write one JSON object a line" in capsys.readouterr().err
+
+
+def test_an_empty_folder_of_results_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["backtest", "--results", str(tmp_path)]) == 2
+    assert "has no measurement" in capsys.readouterr().err
 
 
 def test_a_broken_dataset_is_not_planned(broken: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,7 +46,7 @@ def test_settings_may_stand_before_and_after_options() -> None:
     [
         (["plna"], "'plna' is not known here; did you mean plan?"),
         (["status", "MAX_STEPS=2"], "'MAX_STEPS=2' makes no sense here"),
-        (["plan", "data.jsonl", "--al"], None),
+        (["plan", "data.jsonl", "--expl"], None),
         (["plan", "data.jsonl", "--frobnicate"], "'--frobnicate' makes no sense here"),
         (["plan", "data.jsonl", "--budget", "much"], "argument --budget: invalid float value: 'much'"),
         (["demo", "--keep", "--stop"], "not allowed with argument"),
@@ -57,7 +57,7 @@ def test_a_mistake_is_one_line_and_exit_status_2(
     words: list[str], said: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if said is None:  # an option may be shortened while it is clear which is meant
-        assert parse(words).all_instances
+        assert parse(words).explain
         return
     with pytest.raises(SystemExit) as ended:
         parse(words)

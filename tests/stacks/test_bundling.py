@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import aws_cdk as cdk
 import pytest
 from aws_cdk import aws_lambda as lambda_
 
+from heartbeat import measurements
 from stacks import bundling
 from tests.stacks.reading import only
 
@@ -136,4 +139,15 @@ def test_the_projects_own_code_is_staged() -> None:
     staged = bundling.stage_training_image()
     assert staged.is_relative_to(bundling.ROOT / ".build")
     assert "heartbeat/job.py" in names(staged)
-    assert all((staged / name).read_bytes() == (bundling.ROOT / name).read_bytes() for name in names(staged))
+    assert any(name.startswith("heartbeat/measured/") for name in names(staged))
+    for name in names(staged):
+        source = name.replace("heartbeat/measured/", "benchmarks/results/")
+        assert (staged / name).read_bytes() == (bundling.ROOT / source).read_bytes()
+
+
+def test_a_bundle_knows_the_measured_rates() -> None:
+    code = "from heartbeat import measurements; print(len(measurements.load()))"
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=bundling.stage_lambda(), capture_output=True, text=True, check=True
+    )
+    assert int(ran.stdout) == len(measurements.load()) > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import date
 
 import pytest
 
@@ -94,3 +95,20 @@ def test_wrong_asks_are_refused() -> None:
         plan_serving(shape=SCOUT, catalog=CATALOG, concurrency=0)
     with pytest.raises(UnknownInstance):
         plan_serving(shape=SCOUT, catalog=CATALOG, instance_types=["ml.p4"])
+
+
+def test_an_endpoint_that_sleeps_pays_for_the_hours_it_is_awake() -> None:
+    plan = plan_serving(shape=SCOUT, catalog=CATALOG, busy_hours_per_day=6)
+    assert plan.usd_per_month_awake == pytest.approx((plan.usd_per_month or 0) / 4)
+    always = plan_serving(shape=SCOUT, catalog=CATALOG)
+    assert always.usd_per_month_awake == pytest.approx(always.usd_per_month)
+    with pytest.raises(ValueError, match="busy_hours_per_day=25 must be between 0 and 24"):
+        plan_serving(shape=SCOUT, catalog=CATALOG, busy_hours_per_day=25)
+
+
+def test_an_old_price_of_an_endpoint_is_said_to_be_old() -> None:
+    later = date(2027, 6, 1)
+    assert plan_serving(shape=SCOUT, catalog=CATALOG, today=later).price_is_old
+    assert not plan_serving(shape=SCOUT, catalog=CATALOG, today=date(2026, 11, 22)).price_is_old
+    refusal = plan_serving(shape=SCOUT, catalog=CATALOG, instance_types=["ml.g5.xlarge"], today=later).refusal or ""
+    assert "an hour, an old price)" in refusal

@@ -1,0 +1,82 @@
+"""What one GPU has to do in one optimizer step, counted from the model's shape: FLOPs, and bytes that move."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from heartbeat.job import FineTuneJob
+from heartbeat.memory import Layout
+from heartbeat.scout import ModelShape
+from heartbeat.workload import Workload
+
+PASSES = 3
+"""Through a layer's matrices: forward, recomputed forward, backward."""
+HIDDEN_TOUCHES = 30
+"""How often a layer reads or writes a tensor as wide as the hidden state, all passes together: norms, rotations,
+residuals, the sort by expert. Counted in training_code/layer.py, roughly."""
+ADAPTER_TOUCHES = 16
+"""The same for each matrix with an adapter, of a tensor as wide as its input or output: dropout's mask, the product
+with it, the sum and the scale, and their gradients. Counted roughly; held by the benchmarks with and without."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepWork:
+    """Of the GPU that has most to do; the others wait for it."""
+
+    flops: Mapping[str, float]
+    """By part of the model."""
+    memory_bytes: Mapping[str, float]
+    """Read from or written to the GPU's own memory, beyond what arithmetic hides."""
+    link_bytes: float
+    """Between GPUs, into one of them."""
+    host_bytes: float
+    """From host memory to one GPU: layers of a streamed model, and what layers were given, on its way back."""
+    launches: float
+    """Layers that are started, counting each pass of each micro-batch."""
+
+    @property
+    def bytes(self) -> dict[str, float]:
+        """All that move, by what they are for."""
+        return {**self.memory_bytes, "from_other_gpus": self.link_bytes, "from_the_host": self.host_bytes}
+
+
+def count(
+    shape: ModelShape,
+    job: FineTuneJob,
+    work: Workload,
+    *,
+    mode: str,
+    num_gpus: int,
+    weight_format: str = "nf4",
+    layout: Layout = Layout(),  # noqa: B008 (frozen)
+) -> StepWork:
+    """The work of a step on `num_gpus` GPUs in a mode of heartbeat.candidates.MODES."""
+    gpus = work.gpus_used(num_gpus)
+    tokens, micro_batches = work.step_tokens_per_gpu(gpus), work.micro_batches_per_gpu(gpus)
+    groups = math.ceil(micro_batches / layout.group_size)
+    per_token = shape.training_flops_per_token(
+        context=work.tokens_per_row,
+        lora_parameters=shape.lora_parameters(job.lora_r, job.lora_targets, active=True),
+        supervised_share=work.supervised_share,
+    )
+    parts = shape.parameters
+    matrices = sum(parts[part] for part in ("attention", "shared_experts", "routed_experts", "dense_ffn"))
+    hidden = 2 * shape.hidden_size * shape.num_layers
+    packs = 2 * groups * shape.layer_packs_bytes  # forward and backward
+    memory = {
+        "hidden_states": tokens * HIDDEN_TOUCHES * hidden,
+        "adapter": tokens * ADAPTER_TOUCHES * 2 * shape.lora_parameters(1, job.lora_targets, active=True),
+        # However few tokens each has.
+        "weights": micro_batches * PASSES * 2.0 * matrices,
+        "dequantising": 0.0 if weight_format == "bf16" else 2 * groups * matrices * 2.0 + packs,
+    }
+    boundaries = tokens * hidden if layout.boundaries == "host" else 0.0
+    return StepWork(
+        flops={name: value * tokens for name, value in per_token.items()},
+        memory_bytes=memory,
+        link_bytes=packs * (num_gpus - 1) / num_gpus if mode == "sharded" else 0.0,
+        host_bytes=boundaries + (packs if mode == "streamed" else 0.0),
+        launches=float(PASSES * micro_batches * shape.num_layers),
+    )
