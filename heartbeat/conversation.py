@@ -43,6 +43,10 @@ class RowError(ValueError):
         self.code = code
 
 
+class ChatError(ValueError):
+    """A conversation that cannot be written in Llama 4's chat format; the message says what, where, and the fix."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Length:
     """A row's estimated length in tokens, and how many of them the loss is taken on."""

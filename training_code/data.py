@@ -9,8 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from heartbeat import dataset
-from heartbeat.conversation import Row
-from training_code.chat import render, why_unservable
+from heartbeat.chat import render, why_unservable
+from heartbeat.conversation import ChatError, Row
 from training_code.errors import TrainingError
 from training_code.manifest import sha256_of
 from training_code.tokenizer import ChatTokenizer, Encoded
@@ -88,7 +88,10 @@ def _read(files: Sequence[Path]) -> list[Row]:
 
 
 def _encode(rows: Iterable[Row], tokenizer: ChatTokenizer) -> list[Encoded]:
-    return [tokenizer.encode(render(row["messages"], row.get("tools"))) for row in rows]
+    try:
+        return [tokenizer.encode(render(row["messages"], row.get("tools"))) for row in rows]
+    except ChatError as error:
+        raise TrainingError(str(error)) from None
 
 
 def _short_enough(rows: Iterable[Encoded], max_length: int) -> list[Encoded]:

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from heartbeat import dataset, gate, metrics
+from heartbeat.chat import render
 from heartbeat.job import FineTuneJob
 from serving import base_model
 from tests.training import tiny
 from training_code import adapter, checkpoint, quantize
-from training_code.chat import render
 from training_code.merge import merge
 from training_code.tokenizer import ChatTokenizer
 from training_code.train import main

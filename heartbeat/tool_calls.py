@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from training_code.errors import ChatError
+from heartbeat.conversation import ChatError
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _SURROGATE = re.compile("[\ud800-\udfff]")

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from training_code.errors import ChatError
-from training_code.tool_calls import why_unreadable, write_calls
+from heartbeat.conversation import ChatError
+from heartbeat.tool_calls import why_unreadable, write_calls
 
 BEGIN_OF_TEXT = "<|begin_of_text|>"
 HEADER_START = "<|header_start|>"
