@@ -74,18 +74,19 @@ def render(
     return pieces
 
 
+CALLS_WITH_TEXT = (
+    "the turn has content and tool_calls, and the served parser reads a turn as calls only when it holds nothing else; "
+    "drop the text"
+)
+
+
 def why_unservable(messages: Sequence[Mapping[str, Any]]) -> str | None:
     """What keeps vLLM's `llama4_pythonic` parser from reading a trained turn's tool calls; None where nothing does."""
     for number, message in enumerate(messages, start=1):
         calls = message.get("tool_calls")
         if message.get("role") != "assistant" or not calls or message.get("weight") == 0:
             continue
-        if _content(message, number):
-            return (
-                f"message {number}: the turn has content and tool_calls, and the served parser reads a turn as calls "
-                "only when it holds nothing else; drop the text"
-            )
-        problem = why_unreadable(calls)
+        problem = CALLS_WITH_TEXT if _content(message, number) else why_unreadable(calls)
         if problem:
             return f"message {number}: {problem}"
     return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from heartbeat import dataset
+from heartbeat import dataset, held_out
 from heartbeat.chat import render, why_unservable
 from heartbeat.conversation import ChatError, Row
 from training_code.errors import TrainingError
@@ -50,7 +50,8 @@ def load(
     if heldout_files:
         training_rows, heldout_rows = rows, _read(heldout_files)
     else:
-        training_rows, heldout_rows = dataset.split(rows, held_out_fraction, seed)
+        split = held_out.split(rows, held_out_fraction, seed)
+        training_rows, heldout_rows = split.training, split.heldout
     training, heldout = _encode(training_rows, tokenizer), _encode(heldout_rows, tokenizer)
     data = Data(
         training=_short_enough(training, max_length),
