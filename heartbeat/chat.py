@@ -8,10 +8,10 @@ The format is Meta's (llama-models, models/llama4/prompt_format.md and chat_form
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from heartbeat.conversation import ChatError
 from heartbeat.tool_calls import why_unreadable, write_calls
@@ -38,9 +38,8 @@ _ROLES = {
 }
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A stretch of the rendered conversation that is tokenized by itself."""
+class Piece(NamedTuple):
+    """A stretch of the rendered conversation that is tokenized by itself. A tuple: millions are made in a check."""
 
     text: str
     special: bool = False
@@ -134,9 +133,10 @@ def _turn(role: str, body: Sequence[Piece], *, supervised: bool = False) -> list
     return [*_header(role), *body, Piece(END_OF_TURN, special=True, supervised=supervised)]
 
 
-def _header(role: str) -> list[Piece]:
+@functools.cache
+def _header(role: str) -> tuple[Piece, ...]:
     # The blank line is a piece of its own, as in Meta's encoder: a prompt ends with it and an answer begins after.
-    return [Piece(HEADER_START, special=True), Piece(role), Piece(HEADER_END, special=True), Piece("\n\n")]
+    return Piece(HEADER_START, special=True), Piece(role), Piece(HEADER_END, special=True), Piece("\n\n")
 
 
 def _role(message: Any, number: int) -> str:

@@ -75,7 +75,7 @@ def doubts(row: Mapping[str, Any], line: bytes) -> Iterator[Problem]:
 def language(row: Mapping[str, Any]) -> str:
     """Two letters of the language of a sound row's first question, from its commonest words.
 
-    The last answer's where the question does not tell; "unknown" where that does not either.
+    The last answer's where the question does not tell; "unknown" where that does not either. Two words tell.
     """
     messages = row["messages"]
     first = _language(next((m["content"] for m in messages if m["role"] == "user"), ""))
@@ -94,7 +94,7 @@ def _language(text: str) -> str:
     (most, first), (next_most, _) = sorted(
         ((votes.count(letter), letter) for letter in set(votes + "?")), reverse=True
     )[:2]
-    return _LETTERS[first] if most > next_most else "unknown"
+    return _LETTERS[first] if most > max(next_most, 1) else "unknown"
 
 
 def _leaks(row: Mapping[str, Any], suspects: list[tuple[str, re.Pattern[str]]]) -> Iterator[Problem]:

@@ -204,25 +204,25 @@ def _order(messages: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
     expected: tuple[str, ...] = ("system", "user")
     waiting: list[Any] = []  # ids of the calls whose result is yet to come; None for a call without id
     for i, message in enumerate(messages):
-        role, at = message["role"], f"messages[{i}]"
+        role = message["role"]
         if role == "tool":
             call_id = message.get("tool_call_id")
             if not waiting:
                 fix = "but no call waits for one; put the call before it"
-                yield _error("tool_result_without_call", f"{at} is a tool's result, {fix}")
+                yield _error("tool_result_without_call", f"messages[{i}] is a tool's result, {fix}")
                 return
             if call_id is not None and None not in waiting and call_id not in waiting:
                 fix = f"the calls that wait are {_shown(waiting)}"
-                yield _error("tool_result_without_call", f"{at} answers call {_shown(call_id)}; {fix}")
+                yield _error("tool_result_without_call", f"messages[{i}] answers call {_shown(call_id)}; {fix}")
                 return
             waiting.remove(call_id if call_id in waiting else waiting[0])
         elif waiting:
             fix = f"but {len(waiting)} tool call(s) before it have no result; add a tool message for each"
-            yield _error("tool_call_without_result", f"{at} has role {role}, {fix}")
+            yield _error("tool_call_without_result", f"messages[{i}] has role {role}, {fix}")
             return
         elif role not in expected:
             fix = f"where {' or '.join(expected)} must come; reorder or merge them"
-            yield _error("bad_order", f"{at} has role {role} {fix}")
+            yield _error("bad_order", f"messages[{i}] has role {role} {fix}")
             return
         if role == "assistant":
             waiting = [call.get("id") for call in tool_calls(message)]
@@ -231,6 +231,8 @@ def _order(messages: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
 
 def _supervision(messages: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
     role = messages[-1]["role"]
+    if is_supervised(messages[-1]):
+        return
     if not any(message["role"] == "assistant" for message in messages):
         yield _error("no_assistant", "has no assistant turn, so nothing to learn from; add the answer")
     elif not any(is_supervised(message) for message in messages):

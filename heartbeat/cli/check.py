@@ -31,6 +31,8 @@ def run(arguments: argparse.Namespace) -> int:
     max_length = FineTuneJob.max_length
     if arguments.max_length is not None:
         max_length = FineTuneJob(max_length=arguments.max_length).max_length  # refuses what no run takes
+    if arguments.held_out and not arguments.held_out.startswith("s3://"):
+        source.file(arguments.held_out)  # that it is not there is said at once
     counter, why = None, "--fast estimates them"
     if not arguments.fast:
         try:
