@@ -45,6 +45,7 @@ def main() -> None:
                 line = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
                 print(line, end="", flush=True)
                 if arguments.save:
+                    RESULTS.mkdir(exist_ok=True)
                     with (RESULTS / "dataset_check.jsonl").open("a") as results:
                         results.write(line)
             if not arguments.file:

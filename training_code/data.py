@@ -47,18 +47,19 @@ def load(
         raise TrainingError(f"{channel} holds no .jsonl file; put the dataset there, one conversation a line")
     rows = _read(files)
     heldout_files = _files(heldout_channel)
+    left_out: list[Row] = []
     if heldout_files:
         training_rows, heldout_rows = rows, _read(heldout_files)
     else:
         split = held_out.split(rows, held_out_fraction, seed)
-        training_rows, heldout_rows = split.training, split.heldout
+        training_rows, heldout_rows, left_out = split.training, split.heldout, split.left_out
     training, heldout = _encode(training_rows, tokenizer), _encode(heldout_rows, tokenizer)
     data = Data(
         training=_short_enough(training, max_length),
         heldout=_short_enough(heldout, max_length),
         num_over_long=sum(len(row.ids) > max_length for row in (*training, *heldout)),
         sha256=sha256_of(*files),
-        warnings=_warnings(training_rows),
+        warnings=_warnings(training_rows, left_out),
     )
     _refuse_untrainable(data, training, max_length)
     return data
@@ -113,11 +114,16 @@ def _refuse_untrainable(data: Data, before: Sequence[Encoded], max_length: int) 
         raise TrainingError("no training row has an assistant turn to learn from; add answers of the assistant")
 
 
-def _warnings(rows: Sequence[Row]) -> list[str]:
+def _warnings(rows: Sequence[Row], left_out: Sequence[Row]) -> list[str]:
+    found = []
+    if left_out:
+        found.append(f"{len(left_out)} held-out rows nearly repeat training rows, and are left out of both")
     problems = [problem for row in rows if (problem := why_unservable(row["messages"]))]
-    if not problems:
-        return []
-    return [f"{len(problems)} training rows teach tool calls that the endpoint cannot read, e.g. {problems[0]}"]
+    if problems:
+        found.append(
+            f"{len(problems)} training rows teach tool calls that the endpoint cannot read, e.g. {problems[0]}"
+        )
+    return found
 
 
 @lru_cache(maxsize=2)
