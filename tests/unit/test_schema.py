@@ -81,3 +81,9 @@ def test_a_schema_that_refers_to_itself_ends() -> None:
     assert mismatch({"next": {"next": {}}}, tree) is None
     assert mismatch({"next": {"next": {"x": 1}}}, tree) == 'have "next".next.x, which is not declared'
     assert mismatch({}, {"$ref": "#"}) is None
+
+
+def test_true_is_not_one_and_one_is_one_point_zero() -> None:
+    assert mismatch(True, {"enum": [1]}) is not None
+    assert mismatch([{"a": 1}], {"const": [{"a": True}]}) is not None
+    assert mismatch(1.0, {"const": 1}) is None
