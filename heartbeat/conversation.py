@@ -14,6 +14,7 @@ optional; a further key, of the row or of a message, is kept and ignored. `heart
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -33,14 +34,19 @@ TOKENS_PER_MESSAGE = 5
 
 _DEEPEST = 64  # Levels of nesting; a chat has seven, and its tools' schemas a few more.
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class RowError(ValueError):
-    """A line that is no row at all; `code` is "encoding", "not_json" or "not_an_object"."""
+    """A line that is no row at all; `code` is "encoding", "not_json", "duplicate_key" or "not_an_object"."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class ChatError(ValueError):
+    """A conversation that cannot be written in Llama 4's chat format; the message says what, where, and the fix."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +71,18 @@ def parse(line: bytes) -> Row:
 
 
 def loads(text: str) -> Any:
-    """The value of a JSON text that every other tool can read too: finite numbers, whole characters.
+    """The value of a JSON text that every tool reads alike: no key twice, finite numbers, whole characters.
 
     Raises RowError.
     """
+    return _value(text, _STRICT)
+
+
+def _value(text: str, decoder: json.JSONDecoder) -> Any:
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value = decoder.decode(text)
+    except RowError:
+        raise
     except RecursionError:
         raise RowError("not_json", "is nested too deeply; write one JSON object a line") from None
     except json.JSONDecodeError as error:
@@ -78,34 +90,45 @@ def loads(text: str) -> Any:
         raise RowError("not_json", f"is not JSON: {place}; write one JSON object a line") from None
     except ValueError as error:
         raise RowError("not_json", f"is not JSON: {error}; write one JSON object a line") from None
-    if not _is_shallow(value, _DEEPEST):
+    # Counting is quick, and most rows have fewer brackets than the levels that are allowed.
+    if text.count("{") + text.count("[") > _DEEPEST and not _is_shallow(value, _DEEPEST):
         raise RowError("not_json", f"is nested over {_DEEPEST} levels deep; write one JSON object a line")
-    if _LONE_SURROGATE.search(json.dumps(value, ensure_ascii=False)):
+    if _ESCAPED_SURROGATE.search(text) and _LONE_SURROGATE.search(json.dumps(value, ensure_ascii=False)):
         raise RowError("encoding", "has half a surrogate pair (\\ud800-\\udfff); write the whole character")
     return value
 
 
 def fingerprint(row: Mapping[str, Any]) -> bytes:
     """Digest of what a sound row says: the same for another order of keys, other call ids or extra keys."""
-    said = [
-        [message["role"], message.get("content") or "", [_call_said(call) for call in tool_calls(message)]]
-        for message in row["messages"]
-    ]
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).digest()
+    said: list[str] = []
+    for message in row["messages"]:
+        content, calls = message.get("content") or "", message.get("tool_calls")
+        told = _CANONICAL.encode([_call_said(call) for call in calls]) if calls else ""
+        # With the lengths before them no two conversations are written alike.
+        said.append(f"{message['role']} {len(content)} {len(told)} {content}{told}")
+    return hashlib.sha256("".join(said).encode()).digest()
 
 
 def length(row: Mapping[str, Any]) -> Length:
     """Estimated length of a sound row: text by BYTES_PER_TOKEN, TOKENS_PER_MESSAGE around each message."""
     tools = row.get("tools")
-    tokens = 1 + (_estimate(json.dumps(tools, ensure_ascii=False)) if tools else 0)
-    supervised = 0
+    size = len(_PLAIN.encode(tools).encode()) if tools else 0
+    supervised_size = supervised_turns = 0
     for message in row["messages"]:
-        calls = "".join(json.dumps(_call_said(call), ensure_ascii=False) for call in tool_calls(message))
-        said = _estimate((message.get("content") or "") + calls)
-        tokens += said + TOKENS_PER_MESSAGE
-        if is_supervised(message):
-            supervised += said + 1  # The end-of-turn token is learned too; the header is given.
-    return Length(tokens=tokens, supervised_tokens=supervised)
+        said = len((message.get("content") or "").encode())
+        for call in message.get("tool_calls") or ():
+            function = call["function"]
+            given = function["arguments"]
+            text = given if isinstance(given, str) else _PLAIN.encode(given)
+            said += len(function["name"]) + len(text.encode())
+        size += said
+        if message["role"] == "assistant" and is_supervised(message):
+            supervised_size += said
+            supervised_turns += 1  # The end-of-turn token is learned too; the header is given.
+    return Length(
+        tokens=1 + TOKENS_PER_MESSAGE * len(row["messages"]) + round(size / BYTES_PER_TOKEN),
+        supervised_tokens=supervised_turns + round(supervised_size / BYTES_PER_TOKEN),
+    )
 
 
 def tool_calls(message: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
@@ -114,10 +137,16 @@ def tool_calls(message: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 
 
 def arguments(call: Mapping[str, Any]) -> dict[str, Any]:
-    """A sound tool call's arguments as an object, whether it holds them so or as JSON text."""
+    """A sound tool call's arguments as an object, whether it holds them so or as JSON text. Not to be changed."""
     given = call["function"]["arguments"]
-    found: dict[str, Any] = json.loads(given) if isinstance(given, str) else given
+    found: dict[str, Any] = loads_again(given) if isinstance(given, str) else given
     return found
+
+
+@functools.lru_cache(maxsize=64)
+def loads_again(text: str) -> Any:
+    """`loads` for the arguments of a call, which several parts of one check read. The value is not to be changed."""
+    return loads(text)
 
 
 def is_supervised(message: Mapping[str, Any]) -> bool:
@@ -140,10 +169,6 @@ def _call_said(call: Mapping[str, Any]) -> list[Any]:
     return [call["function"]["name"], arguments(call)]
 
 
-def _estimate(text: str) -> int:
-    return round(len(text.encode()) / BYTES_PER_TOKEN)
-
-
 def _is_shallow(value: Any, levels: int) -> bool:
     if not isinstance(value, (dict, list)):
         return True
@@ -153,3 +178,18 @@ def _is_shallow(value: Any, levels: int) -> bool:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        fix = "which tools read differently; keep one of them"
+        raise RowError("duplicate_key", f"has the key {json.dumps(twice[:60])} twice in one object, {fix}")
+    return found
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
+_CANONICAL = json.JSONEncoder(sort_keys=True)
+_PLAIN = json.JSONEncoder(ensure_ascii=False)

@@ -1,19 +1,22 @@
-"""A dataset: JSON lines checked in one pass, findings with line numbers, statistics, the held-out split."""
+"""A dataset: JSON lines checked in one pass; findings with line numbers, statistics, a summary."""
 
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, TypeVar
+from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
+from typing import Any, Protocol
 
 from heartbeat import conversation
-from heartbeat.conversation import Row
+from heartbeat.conversation import Length, Row
+from heartbeat.doubts import doubts, language
+from heartbeat.held_out import is_held_out_by
 from heartbeat.job import FineTuneJob
 from heartbeat.row_rules import Problem, Severity, problems
-
-R = TypeVar("R", bound=Mapping[str, Any])
+from heartbeat.similar import NearRows, SeenRows
 
 _UTF8_BOM = b"\xef\xbb\xbf"
 _OTHER_FORMATS = {
@@ -37,15 +40,50 @@ class Finding:
     severity: Severity
     code: str
     message: str
+    held_out: bool = False
+    """Whether the line is one of the held-out file that was given."""
+
+    @property
+    def place(self) -> str:
+        """`line 3`, `held-out line 3`, `the file`."""
+        if not self.line:
+            return "held-out file" if self.held_out else "the file"
+        return f"held-out line {self.line}" if self.held_out else f"line {self.line}"
 
     def __str__(self) -> str:
-        place = f"line {self.line}" if self.line else "the file"
-        return f"{place}: {self.severity}: {self.message}"
+        return f"{self.place}: {self.severity}: {self.message}"
+
+
+class Counts(Protocol):
+    """What counts tokens: `heartbeat.tokens.TokenCounter`."""
+
+    def length(self, row: Mapping[str, Any], /) -> Length: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What is in the sound rows of a dataset, for people."""
+
+    histogram: Mapping[str, int]
+    """Rows by length in tokens: `"65-128": 12`. From one to the longest, empty ones between them included."""
+    routes: Mapping[str, int]
+    """Rows by the tools that they call, names in order joined by " + "; "none" where none is called."""
+    system_prompts: int
+    """Different ones. Beyond _MOST_NAMES they are counted as one."""
+    rows_without_system_prompt: int
+    languages: Mapping[str, int]
+    """The first 10,000 rows by the language of their first question, told from its commonest words."""
+    held_out_rows: int
+    """Rows that the split keeps from training, with HELD_OUT_FRACTION and SEED as given."""
+    near_duplicate_rows: int | None
+    """Rows that nearly repeat an earlier one; None where nobody looked."""
+    left_out_rows: int | None
+    """The part of `held_out_rows` that nearly repeats a training row, found in one pass; the split leaves it out."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetStats:
-    """What the planner and the run's record need to know of a dataset. Token counts are estimates."""
+    """What the planner and the run's record need to know of a dataset."""
 
     rows: int
     """Lines that are not blank."""
@@ -54,7 +92,7 @@ class DatasetStats:
     duplicate_rows: int
     """Rows that say the same as an earlier one."""
     over_long_rows: int
-    """Rows whose estimated length is over `max_length`; the trainer leaves them out."""
+    """Rows longer than `max_length`; the trainer leaves them out."""
     max_length: int
     """The MAX_LENGTH, in tokens, that `over_long_rows` was counted with."""
     turns: int
@@ -68,11 +106,13 @@ class DatasetStats:
     """Of all messages' content."""
     bytes: int
     """Of the whole file, bad and blank lines included."""
-    estimated_tokens: int
-    estimated_over_long_tokens: int
-    """The part of `estimated_tokens` that is in over-long rows."""
-    estimated_supervised_tokens: int
-    """The part of `estimated_tokens` that the loss is taken on."""
+    tokens_are_exact: bool
+    """Whether Llama 4's tokenizer counted; otherwise all tokens are estimates, of `conversation.length`."""
+    tokens: int
+    over_long_tokens: int
+    """The part of `tokens` that is in over-long rows."""
+    supervised_tokens: int
+    """The part of `tokens` that the loss is taken on."""
     longest_row_tokens: int
     sha256: str
     """Of the file's bytes, hexadecimal."""
@@ -83,8 +123,8 @@ class DatasetStats:
 
     @property
     def trainable_tokens(self) -> int:
-        """Estimated tokens of one pass over every row that is not over-long."""
-        return self.estimated_tokens - self.estimated_over_long_tokens
+        """Tokens of one pass over every row that is not over-long."""
+        return self.tokens - self.over_long_tokens
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -108,6 +148,7 @@ class DatasetReport:
     num_errors: int
     num_warnings: int
     stats: DatasetStats
+    summary: Summary
 
     @property
     def errors(self) -> list[Finding]:
@@ -139,20 +180,38 @@ class DatasetReport:
             "counts": dict(self.counts),
             "findings": [asdict(finding) for finding in self.findings],
             "stats": self.stats.to_dict(),
+            "summary": asdict(self.summary),
         }
 
 
 def check(
-    lines: Iterable[bytes], *, max_findings: int = 100, max_length: int = FineTuneJob.max_length
+    lines: Iterable[bytes],
+    *,
+    max_findings: int = 100,
+    max_length: int = FineTuneJob.max_length,
+    counter: Counts | None = None,
+    near_duplicates: bool = False,
+    held_out: Iterable[bytes] = (),
+    held_out_fraction: float = FineTuneJob.held_out_fraction,
+    seed: int = FineTuneJob.seed,
 ) -> DatasetReport:
-    """Checks a dataset in one pass; never raises for what the lines hold.
+    """Checks a dataset in one pass, and a held-out file against it; never raises for what the lines hold.
 
-    `lines` come with or without their ends (digest and size are of what is given: keep the ends for the
-    file's own). Memory: `max_findings` errors, as many warnings, and 150 bytes a row to tell duplicates.
+    `lines` come with or without their ends (digest and size are of what is given: keep the ends for the file's own).
+    Without a `counter` tokens are estimated. Memory does not grow with the dataset: 24 MiB, 132 MiB more with
+    `near_duplicates`, the longest line some ten times over, and `max_findings` errors and as many warnings.
     """
-    checker = _Checker(max_findings=max_findings, max_length=max_length)
+    checker = _Checker(
+        max_findings=max_findings,
+        max_length=max_length,
+        counter=counter,
+        near=NearRows() if near_duplicates else None,
+        split=(held_out_fraction, seed),
+    )
     for number, line in enumerate(lines, start=1):
         checker.add(number, line)
+    for number, line in enumerate(held_out, start=1):
+        checker.compare(number, line)
     return checker.report()
 
 
@@ -169,25 +228,6 @@ def read(lines: Iterable[bytes]) -> Iterator[Row]:
         yield row
 
 
-def is_held_out(row: Mapping[str, Any], fraction: float, seed: int = 0) -> bool:
-    """Whether a row is kept from training: by its content alone, so that no other row can move it."""
-    digest = hashlib.sha256(f"{seed}:".encode() + conversation.fingerprint(row)).digest()
-    return int.from_bytes(digest[:8], "big") < fraction * 2**64
-
-
-def split(rows: Iterable[R], fraction: float, seed: int = 0) -> tuple[list[R], list[R]]:
-    """(training, held out), each in the given order.
-
-    About `fraction` of the rows are held out. The choice is each row's own, so adding rows moves none across,
-    and a repeated row never lies on both sides. With few rows either side may be empty.
-    """
-    training: list[R] = []
-    heldout: list[R] = []
-    for row in rows:
-        (heldout if is_held_out(row, fraction, seed) else training).append(row)
-    return training, heldout
-
-
 def _examine(line: bytes) -> tuple[Row | None, list[Problem]]:
     try:
         row = conversation.parse(line)
@@ -196,99 +236,222 @@ def _examine(line: bytes) -> tuple[Row | None, list[Problem]]:
     return row, list(problems(row))
 
 
-@dataclass(kw_only=True)
+def _is_sound(found: Iterable[Problem]) -> bool:
+    return all(problem.severity == "warning" for problem in found)
+
+
+_EDGES = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+_BUCKETS = ("1-64", *(f"{low + 1}-{high}" for low, high in pairwise(_EDGES)), "32769-")
+_MOST_NAMES = 1000
+"""Different tools, routes and system prompts that are told apart: memory is not the dataset's to fill."""
+_FEW_ROWS = 20
+"""Below this many rows with tools nothing is said about their balance."""
+_LANGUAGE_ROWS = 10_000
+"""Of so many sound rows the language is told: enough for the summary, and a tenth of the time of a large file."""
+_RARE_SHARE = 0.05
+"""A tool with a smaller share of all calls is called rare."""
+
+
+class _Names(Counter[str]):
+    """A count of names, the first _MOST_NAMES of them; the others together are "others"."""
+
+    def note(self, name: str, times: int = 1) -> None:
+        self[name if name in self or len(self) < _MOST_NAMES else "others"] += times
+
+
 class _Checker:
     """The state of one pass over a dataset."""
 
-    max_findings: int
-    max_length: int
-    findings: list[Finding] = field(default_factory=list)
-    kept: Counter[Severity] = field(default_factory=Counter)
-    severities: Counter[Severity] = field(default_factory=Counter)
-    counts: Counter[str] = field(default_factory=Counter)
-    first_lines: dict[bytes, int] = field(default_factory=dict)
-    digest: Any = field(default_factory=hashlib.sha256)
-    figures: Counter[str] = field(default_factory=Counter)
-    tools: Counter[str] = field(default_factory=Counter)
+    def __init__(
+        self,
+        *,
+        max_findings: int,
+        max_length: int,
+        counter: Counts | None,
+        near: NearRows | None,
+        split: tuple[float, int],
+    ) -> None:
+        self._max_findings, self._max_length, self._near = max_findings, max_length, near
+        self._length = counter.length if counter else conversation.length
+        self._exact = counter is not None
+        self._split = split
+        self._findings: list[Finding] = []
+        self._kept: Counter[Severity] = Counter()
+        self._severities: Counter[Severity] = Counter()
+        self._counts: Counter[str] = Counter()
+        self._seen = SeenRows()
+        self._digest = hashlib.sha256()
+        self._figures = dict.fromkeys((f.name for f in fields(DatasetStats)), 0)
+        self._histogram = [0] * len(_BUCKETS)
+        self._tools, self._routes, self._systems, self._languages = _Names(), _Names(), _Names(), _Names()
+        self._declared = _Names()
+        self._held_out = self._near_duplicates = self._left_out = 0
 
     def add(self, number: int, line: bytes) -> None:
-        self.digest.update(line)
-        self.figures["bytes"] += len(line)
-        text = line
-        if number == 1:
-            for magic, message in _OTHER_FORMATS.items():
-                if line.startswith(magic):
-                    self._find(number, Problem(code="encoding", message=message))
-            if line.startswith(_UTF8_BOM):
-                message = "starts with a byte-order mark; save the file as UTF-8 without BOM"
-                self._find(number, Problem(code="encoding", message=message))
-                text = line.removeprefix(_UTF8_BOM)
-        if not text.strip():
+        self._digest.update(line)
+        figures = self._figures
+        figures["bytes"] += len(line)
+        text = self._first(line) if number == 1 else line
+        if not text or text.isspace():
             return
-        self.figures["rows"] += 1
+        figures["rows"] += 1
         row, found = _examine(text)
         for problem in found:
             self._find(number, problem)
-        if row is not None and not any(problem.severity == "error" for problem in found):
+        if row is not None and (not found or _is_sound(found)):
             self._count(number, row)
+            for problem in doubts(row, text):
+                self._find(number, problem)
+            self._compare(number, row)
+
+    def compare(self, number: int, line: bytes) -> None:
+        """A line of the held-out file: its own errors, and whether it was trained on."""
+        text = self._first(line, held_out=True) if number == 1 else line
+        if not text or text.isspace():
+            return
+        row, found = _examine(text)
+        for problem in found:
+            self._find(number, problem, held_out=True)
+        if row is None or not _is_sound(found):
+            return
+        same = self._seen.first(conversation.fingerprint(row), 0)
+        near = None if same or self._near is None else self._near.find(row, 0, remember=False)
+        if same or near:
+            how = f"is line {same}" if same else f"nearly repeats line {(near or 0) >> 1}"
+            message = f"{how} of the training file, so it cannot tell what was learned; drop one of them"
+            self._find(number, Problem(code="overlap", severity="warning", message=message), held_out=True)
 
     def report(self) -> DatasetReport:
-        if not self.figures["rows"]:
-            message = "has no rows; write one JSON object a line"
-            self._find(0, Problem(code="empty_file", message=message))
-        names = [f.name for f in fields(DatasetStats)]
-        figures = {name: self.figures[name] for name in names}
+        if not self._figures["rows"]:
+            self._find(0, Problem(code="empty_file", message="has no rows; write one JSON object a line"))
+        for problem in self._of_the_file():
+            self._find(0, problem)
         stats: dict[str, Any] = {
-            **figures,
-            "max_length": self.max_length,
-            "tools": dict(self.tools.most_common()),
-            "sha256": self.digest.hexdigest(),
+            **self._figures,
+            "max_length": self._max_length,
+            "tokens_are_exact": self._exact,
+            "tools": dict(self._tools.most_common()),
+            "sha256": self._digest.hexdigest(),
         }
         return DatasetReport(
-            findings=tuple(self.findings),
-            counts=dict(self.counts),
-            num_errors=self.severities["error"],
-            num_warnings=self.severities["warning"],
+            findings=tuple(self._findings),
+            counts=dict(self._counts),
+            num_errors=self._severities["error"],
+            num_warnings=self._severities["warning"],
             stats=DatasetStats(**stats),
+            summary=self._summary(),
         )
 
-    def _find(self, line: int, problem: Problem) -> None:
-        self.counts[problem.code] += 1
-        self.severities[problem.severity] += 1
+    def _summary(self) -> Summary:
+        used = [i for i, rows in enumerate(self._histogram) if rows]
+        shown = range(used[0], used[-1] + 1) if used else range(0)
+        return Summary(
+            histogram={_BUCKETS[i]: self._histogram[i] for i in shown},
+            routes=dict(self._routes.most_common()),
+            system_prompts=len(self._systems),
+            rows_without_system_prompt=self._figures["valid_rows"] - self._systems.total(),
+            languages=dict(self._languages.most_common()),
+            held_out_rows=self._held_out,
+            near_duplicate_rows=self._near_duplicates if self._near else None,
+            left_out_rows=self._left_out if self._near else None,
+        )
+
+    def _first(self, line: bytes, *, held_out: bool = False) -> bytes:
+        """The first line without what marks another format, or an encoding, which is found here."""
+        for magic, message in _OTHER_FORMATS.items():
+            if line.startswith(magic):
+                self._find(1, Problem(code="encoding", message=message), held_out=held_out)
+        if line.startswith(_UTF8_BOM):
+            message = "starts with a byte-order mark; save the file as UTF-8 without BOM"
+            self._find(1, Problem(code="encoding", message=message), held_out=held_out)
+        return line.removeprefix(_UTF8_BOM)
+
+    def _find(self, line: int, problem: Problem, *, held_out: bool = False) -> None:
+        severity = problem.severity
+        self._counts[problem.code] += 1
+        self._severities[severity] += 1
         # Each severity has its own room: a file full of duplicates must not hide its one broken line.
-        if self.kept[problem.severity] < self.max_findings:
-            self.kept[problem.severity] += 1
-            self.findings.append(
-                Finding(line=line, severity=problem.severity, code=problem.code, message=problem.message)
+        if self._kept[severity] < self._max_findings:
+            self._kept[severity] += 1
+            self._findings.append(
+                Finding(line=line, severity=severity, code=problem.code, message=problem.message, held_out=held_out)
             )
 
     def _count(self, number: int, row: Row) -> None:
-        messages = row["messages"]
-        length = conversation.length(row)
-        called = Counter(call["function"]["name"] for m in messages for call in conversation.tool_calls(m))
-        over_long = length.tokens > self.max_length
-        self.tools.update(called)
-        self.figures.update(
-            valid_rows=1,
-            turns=len(messages),
-            assistant_turns=sum(message["role"] == "assistant" for message in messages),
-            tool_rows=bool(called),
-            characters=sum(len(message.get("content") or "") for message in messages),
-            estimated_tokens=length.tokens,
-            estimated_supervised_tokens=length.supervised_tokens,
-            over_long_rows=over_long,
-            estimated_over_long_tokens=length.tokens if over_long else 0,
-        )
-        self.figures["longest_row_tokens"] = max(self.figures["longest_row_tokens"], length.tokens)
-        if over_long:
+        figures, messages = self._figures, row["messages"]
+        length = self._length(row)
+        called: list[str] = []
+        for message in messages:
+            if message["role"] == "assistant":
+                figures["assistant_turns"] += 1
+                if message.get("tool_calls"):
+                    called += [call["function"]["name"] for call in message["tool_calls"]]
+            figures["characters"] += len(message.get("content") or "")
+        for name in called:
+            self._tools.note(name)
+        for tool in row.get("tools") or ():
+            self._declared.note(tool["function"]["name"])
+        self._routes.note(" + ".join(sorted(set(called))) if called else "none")
+        if messages[0]["role"] == "system":
+            self._systems.note(messages[0]["content"])
+        if figures["valid_rows"] < _LANGUAGE_ROWS:
+            self._languages.note(language(row))
+        self._histogram[bisect_left(_EDGES, length.tokens)] += 1
+        figures["valid_rows"] += 1
+        figures["turns"] += len(messages)
+        figures["tool_rows"] += bool(called)
+        figures["tokens"] += length.tokens
+        figures["supervised_tokens"] += length.supervised_tokens
+        figures["longest_row_tokens"] = max(figures["longest_row_tokens"], length.tokens)
+        if length.tokens > self._max_length:
+            figures["over_long_rows"] += 1
+            figures["over_long_tokens"] += length.tokens
             message = (
-                f"is about {length.tokens:,} tokens, over MAX_LENGTH={self.max_length}, and would be "
-                "left out; shorten it or raise MAX_LENGTH"
+                f"is {'' if self._exact else 'about '}{length.tokens:,} tokens, over MAX_LENGTH={self._max_length}, "
+                "and would be left out; shorten it or raise MAX_LENGTH"
             )
             self._find(number, Problem(code="over_long", severity="warning", message=message))
-        key = conversation.fingerprint(row)[:12]
-        first = self.first_lines.setdefault(key, number)
-        if first != number:
-            self.figures["duplicate_rows"] += 1
-            message = f"says the same as line {first}; drop one of them"
+
+    def _compare(self, number: int, row: Row) -> None:
+        fingerprint = conversation.fingerprint(row)
+        held_out = is_held_out_by(fingerprint, *self._split)
+        self._held_out += held_out
+        same = self._seen.first(fingerprint, number)
+        if same:
+            self._figures["duplicate_rows"] += 1
+            message = f"says the same as line {same}; drop one of them"
             self._find(number, Problem(code="duplicate", severity="warning", message=message))
+        elif self._near:
+            # The last bit is the side: a pair on both sides costs the held-out side a row.
+            near = self._near.find(row, number << 1 | held_out)
+            if near:
+                self._near_duplicates += 1
+                self._left_out += (near & 1) != held_out
+                message = f"nearly repeats line {near >> 1}; keep both only if the difference is worth learning"
+                self._find(number, Problem(code="near_duplicate", severity="warning", message=message))
+
+    def _of_the_file(self) -> Iterator[Problem]:
+        """What only the whole dataset shows."""
+        full = [
+            what
+            for what, table in (("duplicates", self._seen), ("near-duplicates", self._near))
+            if table is not None and table.full
+        ]
+        for what in full:
+            message = f"has more rows than the search for {what} remembers; later rows were compared with the first"
+            yield Problem(code="search_bounded", severity="warning", message=f"{message} ones only")
+        with_tools = sum(self._routes.values()) if self._declared or self._tools else 0
+        if with_tools < _FEW_ROWS:
+            return
+        calls = self._tools.total()
+        for name, rows in self._declared.items():
+            if name not in self._tools:
+                message = f"declares {name!r} in {rows:,} rows and never calls it; add rows that do, or drop the tool"
+                yield Problem(code="tool_imbalance", severity="warning", message=message)
+        for name, times in self._tools.items():
+            if len(self._tools) > 1 and times < _RARE_SHARE * calls:
+                message = f"calls {name!r} {times:,} times of {calls:,}: too rare to learn when; add rows that do"
+                yield Problem(code="tool_imbalance", severity="warning", message=message)
+        if calls and not self._routes["none"]:
+            message = "calls a tool in every row: it cannot teach when to answer without; add rows without a call"
+            yield Problem(code="tool_imbalance", severity="warning", message=message)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import difflib
 import json
-import keyword
+import marshal
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from heartbeat.conversation import RowError, is_supervised, kind, loads, tool_calls
+from heartbeat import schema
+from heartbeat.chat import CALLS_WITH_TEXT
+from heartbeat.conversation import RowError, is_supervised, kind, loads_again, tool_calls
+from heartbeat.tool_calls import why_call_unreadable
 
 Severity = Literal["error", "warning"]
 
 ROLES = ("system", "user", "assistant", "tool")
 
-_OTHER_ROLES = {
+OTHER_ROLES = {
     "human": "user",
     "gpt": "assistant",
     "model": "assistant",
@@ -27,6 +30,10 @@ _OTHER_ROLES = {
 _NEXT = {"system": ("user",), "user": ("assistant",), "assistant": ("user",), "tool": ("assistant",)}
 _CALL = '{"type": "function", "function": {"name": …, "arguments": …}}'
 _TOOL = '{"type": "function", "function": {"name": …, "parameters": {…}}}'
+
+
+_Declared = Mapping[str, Mapping[str, Any]] | None
+"""Parameters of the tools that a row declares, by name; None where it does not say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +54,8 @@ def problems(row: Mapping[str, Any]) -> Iterator[Problem]:
     declared = yield from _declared_tools(row.get("tools"))
     sound = True
     for i, message in enumerate(messages):
+        if _is_plain(message):
+            continue
         for problem in _message(f"messages[{i}]", message, declared):
             sound = sound and problem.severity == "warning"
             yield problem
@@ -55,13 +64,21 @@ def problems(row: Mapping[str, Any]) -> Iterator[Problem]:
         yield from _supervision(messages)
 
 
-def _message(at: str, message: Any, declared: frozenset[str] | None) -> Iterator[Problem]:
+def _is_plain(message: Any) -> bool:
+    """Whether a message is text and nothing else, as most are: `_message` would find nothing, but take longer."""
+    if type(message) is not dict or "tool_calls" in message or "weight" in message:
+        return False
+    content = message.get("content")
+    return type(content) is str and bool(content) and not content.isspace() and message.get("role") in ROLES
+
+
+def _message(at: str, message: Any, declared: _Declared) -> Iterator[Problem]:
     if not isinstance(message, dict):
         yield _error("bad_message", f"{at} is {kind(message)}; write an object with role and content")
         return
     role = message.get("role")
     if role not in ROLES:
-        hint = _OTHER_ROLES.get(role) if isinstance(role, str) else None
+        hint = OTHER_ROLES.get(role) if isinstance(role, str) else None
         fix = f"write {hint!r}" if hint else f"the roles are {', '.join(ROLES)}"
         yield _error("bad_role", f"{at} has role {_shown(role)}; {fix}")
         return
@@ -69,7 +86,7 @@ def _message(at: str, message: Any, declared: frozenset[str] | None) -> Iterator
     if calls and role != "assistant":
         yield _error("bad_tool_call", f"{at} has role {role} and tool_calls; give them to the assistant")
     elif calls:
-        yield from _tool_calls(at, calls, declared)
+        yield from _tool_calls(at, message, declared)
     yield from _content(at, message)
     weight = message.get("weight")
     if weight is not None and (isinstance(weight, bool) or weight not in (0, 1)):
@@ -92,7 +109,9 @@ def _content(at: str, message: Mapping[str, Any]) -> Iterator[Problem]:
         yield _error("empty_content", f"{at} ({role}) has no content; {fix}")
 
 
-def _tool_calls(at: str, calls: Any, declared: frozenset[str] | None) -> Iterator[Problem]:
+def _tool_calls(at: str, message: Mapping[str, Any], declared: _Declared) -> Iterator[Problem]:
+    calls, sound = message["tool_calls"], True
+    calls_read: list[tuple[str, dict[str, Any]]] = []
     if not isinstance(calls, list):
         yield _error("bad_tool_call", f"{at}.tool_calls is {kind(calls)}; write a list of calls")
         return
@@ -101,44 +120,77 @@ def _tool_calls(at: str, calls: Any, declared: frozenset[str] | None) -> Iterato
         name = _function_name(call)
         if name is None:
             yield _error("bad_tool_call", f"{where} names no function; write {_CALL}")
+            sound = False
             continue
         if declared is not None and name not in declared:
-            near = difflib.get_close_matches(name[:64], declared, n=1)
+            near = difflib.get_close_matches(name[:64], list(declared), n=1)
             fix = f"did you mean {near[0]!r}?" if near else "add it to tools or drop the call"
             yield _error("undeclared_tool", f"{where} calls {_shown(name)}, which is not in tools; {fix}")
-        yield from _arguments(where, name, call["function"].get("arguments"))
+        given = call["function"].get("arguments")
+        found = _object(given)
+        if found is None:
+            sound, fix = False, "not a JSON object; write {} for none"
+            yield _error("bad_arguments", f"{where} has arguments {_shown(given)}, {fix}")
+        else:
+            calls_read.append((name, found))
+            if declared is not None and declared.get(name):
+                yield from _fit(where, name, found, declared[name])
+    if sound and message.get("weight") != 0:
+        yield from _servable(at, message, calls_read)
 
 
-def _arguments(where: str, tool: str, given: Any) -> Iterator[Problem]:
-    found = given
+def _object(given: Any) -> dict[str, Any] | None:
+    """The arguments of a call, given as an object or as its JSON text; None for anything else."""
     if isinstance(given, str):
         try:
-            found = loads(given)
+            given = loads_again(given)
         except RowError:
-            found = None
-    if not isinstance(found, dict):
-        fix = "not a JSON object; write {} for none"
-        yield _error("bad_arguments", f"{where} has arguments {_shown(given)}, {fix}")
-        return
-    unfit = [name for name in (tool, *found) if not name.isidentifier() or keyword.iskeyword(name)]
-    if unfit:
-        # The endpoint's parser, llama4_pythonic, reads calls as Python: name(key=value).
-        fix = "is no Python name, so the endpoint could not read the call; rename it"
-        yield _warning("unservable_name", f"{where}: {_shown(unfit[0])} {fix}")
+            return None
+    return given if isinstance(given, dict) else None
 
 
-def _declared_tools(tools: Any) -> Generator[Problem, None, frozenset[str] | None]:
-    """Yields what is wrong with `tools`; returns the names in it, None where the row does not say."""
+def _fit(where: str, tool: str, arguments: Mapping[str, Any], parameters: Mapping[str, Any]) -> Iterator[Problem]:
+    unchecked = schema.unchecked_in(marshal.dumps(dict(parameters), 2))
+    if unchecked:
+        fix = "which is not checked; see heartbeat/schema.py for what is"
+        yield _warning("unchecked_schema", f"{where}: the parameters of {_shown(tool)} use {_shown(unchecked)}, {fix}")
+    mismatch = schema.mismatch(arguments, parameters)
+    if mismatch:
+        fix = "correct the call, or the parameters in tools"
+        yield _error("arguments_mismatch", f"{where} calls {_shown(tool)} with arguments that {mismatch}; {fix}")
+
+
+def _servable(at: str, message: Mapping[str, Any], calls: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[Problem]:
+    content = message.get("content")
+    problem = CALLS_WITH_TEXT if isinstance(content, str) and content.strip() else None
+    problem = problem or next((found for call in calls if (found := why_call_unreadable(*call))), None)
+    if problem:
+        yield _warning("unservable_call", f"{at} cannot be read back by the endpoint: {problem}")
+
+
+def _declared_tools(tools: Any) -> Generator[Problem, None, _Declared]:
+    """Yields what is wrong with `tools`; returns its parameters by name, None where the row does not say."""
     if tools is None:
         return None
     if not isinstance(tools, list):
         yield _error("bad_tools", f"tools is {kind(tools)}; write a list of {_TOOL}")
         return None
-    names = [_function_name(tool) for tool in tools]
-    if None in names:
-        yield _error("bad_tools", f"tools[{names.index(None)}] names no function; write {_TOOL}")
-        return None
-    return frozenset(name for name in names if name is not None)
+    declared: dict[str, Mapping[str, Any]] = {}
+    for i, tool in enumerate(tools):
+        name = _function_name(tool)
+        if name is None:
+            yield _error("bad_tools", f"tools[{i}] names no function; write {_TOOL}")
+            return None
+        if name in declared:
+            yield _error("bad_tools", f"tools[{i}] declares {_shown(name)} again; drop one of them")
+            return None
+        parameters = tool["function"].get("parameters")
+        if parameters is not None and not isinstance(parameters, dict):
+            fix = 'write a JSON schema, {"type": "object", "properties": {…}}'
+            yield _error("bad_tools", f"tools[{i}] has {kind(parameters)} as parameters; {fix}")
+            return None
+        declared[name] = parameters or {}
+    return declared
 
 
 def _function_name(entry: Any) -> str | None:
@@ -152,25 +204,25 @@ def _order(messages: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
     expected: tuple[str, ...] = ("system", "user")
     waiting: list[Any] = []  # ids of the calls whose result is yet to come; None for a call without id
     for i, message in enumerate(messages):
-        role, at = message["role"], f"messages[{i}]"
+        role = message["role"]
         if role == "tool":
             call_id = message.get("tool_call_id")
             if not waiting:
                 fix = "but no call waits for one; put the call before it"
-                yield _error("tool_result_without_call", f"{at} is a tool's result, {fix}")
+                yield _error("tool_result_without_call", f"messages[{i}] is a tool's result, {fix}")
                 return
             if call_id is not None and None not in waiting and call_id not in waiting:
                 fix = f"the calls that wait are {_shown(waiting)}"
-                yield _error("tool_result_without_call", f"{at} answers call {_shown(call_id)}; {fix}")
+                yield _error("tool_result_without_call", f"messages[{i}] answers call {_shown(call_id)}; {fix}")
                 return
             waiting.remove(call_id if call_id in waiting else waiting[0])
         elif waiting:
             fix = f"but {len(waiting)} tool call(s) before it have no result; add a tool message for each"
-            yield _error("tool_call_without_result", f"{at} has role {role}, {fix}")
+            yield _error("tool_call_without_result", f"messages[{i}] has role {role}, {fix}")
             return
         elif role not in expected:
             fix = f"where {' or '.join(expected)} must come; reorder or merge them"
-            yield _error("bad_order", f"{at} has role {role} {fix}")
+            yield _error("bad_order", f"messages[{i}] has role {role} {fix}")
             return
         if role == "assistant":
             waiting = [call.get("id") for call in tool_calls(message)]
@@ -179,6 +231,8 @@ def _order(messages: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
 
 def _supervision(messages: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
     role = messages[-1]["role"]
+    if is_supervised(messages[-1]):
+        return
     if not any(message["role"] == "assistant" for message in messages):
         yield _error("no_assistant", "has no assistant turn, so nothing to learn from; add the answer")
     elif not any(is_supervised(message) for message in messages):

@@ -163,9 +163,11 @@ class _OnlyLambda:
         top = name.partition(".")[0]
         if path is not None or top in _sys.stdlib_module_names or top in self.brought:
             return None
-        own = _os.path.join(_os.environ.get("LAMBDA_TASK_ROOT", ""), top)
-        if _os.path.exists(own) or _os.path.exists(own + ".py"):
-            return None
+        root = _os.environ.get("LAMBDA_TASK_ROOT", "")
+        for folder in (root, *(entry for entry in _sys.path if entry.startswith(_os.path.join(root, "")))):
+            own = _os.path.join(folder, top)
+            if _os.path.exists(own) or _os.path.exists(own + ".py"):
+                return None
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 _sys.meta_path.insert(0, _OnlyLambda())
@@ -173,7 +175,10 @@ _sys.meta_path.insert(0, _OnlyLambda())
 
 
 def _import_only_what_lambda_has() -> None:
-    """A handler sees its own zip, the standard library and boto3; not the rest of this environment."""
+    """A handler sees its own zip, the standard library and boto3; not the rest of this environment.
+
+    A package that the zip brings for Lambda's processor is taken from this environment, if sys.path has that first.
+    """
     lambda_runtime._PYTHON_WORKER_SCRIPT = _ONLY_LAMBDA + lambda_runtime._PYTHON_WORKER_SCRIPT
 
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from heartbeat.chat import PYTHON_END, PYTHON_START
 from serving.generate import TOP_LOGPROBS_LIMIT, Answer, Token
 from serving.tool_call_parser import ToolCall, parse_calls
-from training_code.chat import PYTHON_END, PYTHON_START
 
 DEFAULT_MAX_TOKENS = 256
 

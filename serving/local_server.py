@@ -17,9 +17,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from heartbeat.chat import render
+from heartbeat.conversation import ChatError
 from serving.chat_completion import Request, RequestError, error_body, response
-from training_code.chat import render
-from training_code.errors import ChatError, TrainingError
+from training_code.errors import TrainingError
 
 if TYPE_CHECKING:
     from serving.engine import Engine

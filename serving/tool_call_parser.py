@@ -1,6 +1,6 @@
 """Tool calls read out of what the model said, as vLLM's `llama4_pythonic` parser reads them.
 
-The inverse of `training_code.tool_calls`. Strict: what is not wholly a list of calls with literal keyword arguments
+The inverse of `heartbeat.tool_calls`. Strict: what is not wholly a list of calls with literal keyword arguments
 is text, never a call that is partly right.
 """
 
@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from training_code.chat import PYTHON_END, PYTHON_START
+from heartbeat.chat import PYTHON_END, PYTHON_START
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 

@@ -6,7 +6,10 @@ and deploy stale code. What is staged here is what is hashed and what is deploye
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+
+from heartbeat import tokens
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGING = ".build"
@@ -15,10 +18,29 @@ _DOMAIN_SUFFIXES = frozenset({".py", ".csv", ".json", ".template"})
 _COMMAND_LINE = ("heartbeat/cli/", "heartbeat/__main__.py")  # never deployed
 
 
-def stage_lambda(root: Path = ROOT) -> Path:
-    """The Lambda functions' code: the handlers of lambda/ at the top, the domain as package `heartbeat`."""
+LAMBDA_PACKAGES = "lambda"
+"""Folder of the environment: the packages for Lambda's machine that tools/environment.py put there."""
+
+
+def stage_lambda(root: Path = ROOT, environment: Path = Path(sys.prefix)) -> Path:
+    """The Lambda functions' code: the handlers of lambda/ at the top, the domain as package `heartbeat`.
+
+    With what counts tokens exactly, if `environment` (a virtual environment) has it: packages/ and the vocabulary.
+    """
     handlers = {path.name: path for path in sorted((root / "lambda").glob("*.py"))}
-    return _stage(root / STAGING / "lambda", handlers | _domain(root))
+    return _stage(root / STAGING / "lambda", handlers | _domain(root) | _token_counting(environment))
+
+
+def _token_counting(environment: Path) -> dict[str, Path]:
+    vocabulary = environment / tokens.FOLDER / tokens.FILE_NAME
+    if not vocabulary.is_file():
+        return {}
+    packages = {
+        f"packages/{name.removeprefix(f'{LAMBDA_PACKAGES}/')}": path
+        for name, path in _files(environment, LAMBDA_PACKAGES).items()
+        if path.suffix in {".py", ".so"}
+    }
+    return packages | {f"{tokens.FOLDER}/{tokens.FILE_NAME}": vocabulary}
 
 
 def stage_training_image(root: Path = ROOT) -> Path:

@@ -13,8 +13,10 @@ import platform
 import re
 import subprocess
 import sys
+import tempfile
 import urllib.request
 import venv
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -56,6 +58,7 @@ def make_environment(root: Path) -> None:
         stamp.unlink(missing_ok=True)
         make_virtual_environment(root / ".venv")
         install_python_packages(root, python, logs / "pip.log")
+        take_token_counting(root, python, logs / "tokens.log")
         stamp.write_text(python_key(root))
     stamp = root / "node_modules" / ".stamp"
     if not is_fresh(stamp, node_key(root)):
@@ -65,8 +68,12 @@ def make_environment(root: Path) -> None:
 
 def python_key(root: Path) -> str:
     """Hash of what decides which Python packages are installed."""
+    from heartbeat import tokens
+
     version = ".".join(map(str, sys.version_info[:2]))
-    return _hash(root, ("requirements.txt", "constraints.txt"), version, sys.platform, platform.machine())
+    return _hash(
+        root, ("requirements.txt", "constraints.txt"), tokens.PACKAGE, version, sys.platform, platform.machine()
+    )
 
 
 def node_key(root: Path) -> str:
@@ -115,6 +122,38 @@ def install_python_packages(root: Path, python: Path, log: Path) -> None:
     requirements = ["-r", str(root / "requirements.txt"), "-c", str(root / "constraints.txt")]
     run_step("Python packages", [*install, *requirements], log, hint="once; about 600 MB, some minutes")
     run_step("Python packages: pip check", [*pip, "check"], log)
+
+
+def take_token_counting(root: Path, python: Path, log: Path) -> None:
+    """What counts tokens exactly: Llama 4's vocabulary for this machine, and tiktoken for Lambda's.
+
+    Without it tokens are estimated, and said to be: no reason to be without an environment.
+    """
+    from heartbeat import tokens  # not at the top: an older Python than it needs must still be told so
+
+    log.unlink(missing_ok=True)
+    folder = root / ".venv"
+    pip = [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input"]
+    with tempfile.TemporaryDirectory() as wheels, contextlib.suppress(StepError):
+        run_step("Llama 4's vocabulary", [*pip, "download", "--no-deps", "-d", wheels, tokens.PACKAGE], log)
+        (wheel,) = Path(wheels).iterdir()
+        target = folder / tokens.FOLDER / tokens.FILE_NAME
+        target.parent.mkdir(exist_ok=True)
+        with zipfile.ZipFile(wheel) as packed:
+            target.write_bytes(packed.read(tokens.MEMBER))
+        # Wheels only, and for the machine that stacks/pipeline.py asks for: Python 3.13 on ARM.
+        chosen = ["--python-version", "3.13", "--platform", "manylinux_2_28_aarch64", "--only-binary", ":all:"]
+        command = [
+            *pip,
+            "install",
+            "--no-deps",
+            "--no-compile",
+            "--upgrade",
+            "--target",
+            str(folder / "lambda"),
+            *chosen,
+        ]
+        run_step("tiktoken for Lambda", [*command, pinned(root, "tiktoken")], log)
 
 
 def install_node_packages(root: Path, python: Path, log: Path) -> None:

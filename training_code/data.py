@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from heartbeat import dataset
-from heartbeat.conversation import Row
-from training_code.chat import render, why_unservable
+from heartbeat import dataset, held_out
+from heartbeat.chat import render, why_unservable
+from heartbeat.conversation import ChatError, Row
 from training_code.errors import TrainingError
 from training_code.manifest import sha256_of
 from training_code.tokenizer import ChatTokenizer, Encoded
@@ -47,17 +47,19 @@ def load(
         raise TrainingError(f"{channel} holds no .jsonl file; put the dataset there, one conversation a line")
     rows = _read(files)
     heldout_files = _files(heldout_channel)
+    left_out: list[Row] = []
     if heldout_files:
         training_rows, heldout_rows = rows, _read(heldout_files)
     else:
-        training_rows, heldout_rows = dataset.split(rows, held_out_fraction, seed)
+        split = held_out.split(rows, held_out_fraction, seed)
+        training_rows, heldout_rows, left_out = split.training, split.heldout, split.left_out
     training, heldout = _encode(training_rows, tokenizer), _encode(heldout_rows, tokenizer)
     data = Data(
         training=_short_enough(training, max_length),
         heldout=_short_enough(heldout, max_length),
         num_over_long=sum(len(row.ids) > max_length for row in (*training, *heldout)),
         sha256=sha256_of(*files),
-        warnings=_warnings(training_rows),
+        warnings=_warnings(training_rows, left_out),
     )
     _refuse_untrainable(data, training, max_length)
     return data
@@ -88,7 +90,10 @@ def _read(files: Sequence[Path]) -> list[Row]:
 
 
 def _encode(rows: Iterable[Row], tokenizer: ChatTokenizer) -> list[Encoded]:
-    return [tokenizer.encode(render(row["messages"], row.get("tools"))) for row in rows]
+    try:
+        return [tokenizer.encode(render(row["messages"], row.get("tools"))) for row in rows]
+    except ChatError as error:
+        raise TrainingError(str(error)) from None
 
 
 def _short_enough(rows: Iterable[Encoded], max_length: int) -> list[Encoded]:
@@ -109,11 +114,16 @@ def _refuse_untrainable(data: Data, before: Sequence[Encoded], max_length: int) 
         raise TrainingError("no training row has an assistant turn to learn from; add answers of the assistant")
 
 
-def _warnings(rows: Sequence[Row]) -> list[str]:
+def _warnings(rows: Sequence[Row], left_out: Sequence[Row]) -> list[str]:
+    found = []
+    if left_out:
+        found.append(f"{len(left_out)} held-out rows nearly repeat training rows, and are left out of both")
     problems = [problem for row in rows if (problem := why_unservable(row["messages"]))]
-    if not problems:
-        return []
-    return [f"{len(problems)} training rows teach tool calls that the endpoint cannot read, e.g. {problems[0]}"]
+    if problems:
+        found.append(
+            f"{len(problems)} training rows teach tool calls that the endpoint cannot read, e.g. {problems[0]}"
+        )
+    return found
 
 
 @lru_cache(maxsize=2)

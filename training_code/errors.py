@@ -5,7 +5,3 @@ from __future__ import annotations
 
 class TrainingError(Exception):
     """Something that the user can put right. The message is one sentence: what, where, and the fix."""
-
-
-class ChatError(TrainingError):
-    """A conversation that cannot be written in Llama 4's chat format."""

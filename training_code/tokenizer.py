@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from training_code.chat import END_OF_TURN, SPECIAL_TOKENS, Piece
+from heartbeat.chat import END_OF_TURN, SPECIAL_TOKENS, Piece
 from training_code.errors import TrainingError
 
 

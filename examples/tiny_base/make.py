@@ -24,8 +24,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from examples.tiny_base import corpus
+from heartbeat.chat import BEGIN_OF_TEXT, END_OF_TURN, SPECIAL_TOKENS, Piece, render
 from training_code import device as devices
-from training_code.chat import BEGIN_OF_TEXT, END_OF_TURN, SPECIAL_TOKENS, Piece, render
 from training_code.schedule import learning_rate
 from training_code.tokenizer import ChatTokenizer
 

@@ -1,37 +1,67 @@
-"""`check`: a dataset's findings, with their lines, and what is in it."""
+"""`check`: a dataset's findings, with their lines, what is in it, and a repaired copy."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
 
 from rich.table import Table
 from rich.text import Text
 
-from heartbeat import dataset
-from heartbeat.cli import screen, source
+from heartbeat import dataset, repair
+from heartbeat.cli import screen, source, vocabulary
 from heartbeat.cli.errors import UserError
-from heartbeat.dataset import DatasetReport, DatasetStats, Finding
+from heartbeat.dataset import DatasetReport, DatasetStats, Finding, Summary
 from heartbeat.job import FineTuneJob
+from heartbeat.tokens import TokenizerError
+
+_BAR = 40
+_MOST_SHOWN = 6
+_SHOWN_CHANGES = 20
 
 
 def run(arguments: argparse.Namespace) -> int:
     if arguments.max_findings < 0:
         raise UserError(f"--max-findings {arguments.max_findings} must be at least 0")
+    if arguments.fix:
+        return fix(arguments.dataset)
     max_length = FineTuneJob.max_length
     if arguments.max_length is not None:
         max_length = FineTuneJob(max_length=arguments.max_length).max_length  # refuses what no run takes
+    if arguments.held_out and not arguments.held_out.startswith("s3://"):
+        source.file(arguments.held_out)  # that it is not there is said at once
+    counter, why = None, "--fast estimates them"
+    if not arguments.fast:
+        try:
+            counter = vocabulary.counter()
+        except TokenizerError as error:
+            why = str(error)
     found = dataset.check(
-        source.lines(arguments.dataset), max_findings=max(arguments.max_findings, 1), max_length=max_length
+        source.lines(arguments.dataset),
+        max_findings=max(arguments.max_findings, 1),
+        max_length=max_length,
+        counter=counter,
+        near_duplicates=not arguments.fast,
+        held_out=source.lines(arguments.held_out) if arguments.held_out else (),
     )
     if arguments.json:
         print(json.dumps(found.to_dict(), indent=1, ensure_ascii=False))
     else:
-        show(arguments.dataset, found, arguments.max_findings)
+        show(arguments.dataset, found, arguments.max_findings, why_estimated=why, own_held_out=arguments.held_out)
     return 0 if found.ok else 1
 
 
-def show(name: str, found: DatasetReport, max_findings: int) -> None:
+def show(
+    name: str,
+    found: DatasetReport,
+    max_findings: int,
+    *,
+    why_estimated: str = "",
+    own_held_out: str | None = None,
+) -> None:
     """Findings, the verdict, and the figures of what is sound."""
     # Errors first: a warning never hides one.
     shown = [*found.errors, *found.warnings][:max_findings]
@@ -45,28 +75,119 @@ def show(name: str, found: DatasetReport, max_findings: int) -> None:
     verdict = ("✓ ", "green") if found.ok else ("✗ ", "bold red")
     counts = f"{screen.count(found.num_errors, 'error')}, {screen.count(found.num_warnings, 'warning')}"
     screen.say(Text.assemble(verdict, f"{name}: {counts}"))
-    screen.console().print(_figures(found.stats))
+    screen.console().print(_figures(found.stats, found.summary, own_held_out))
+    if found.summary.histogram:
+        screen.say()
+        screen.say("  tokens of a row, and rows")
+        for line in chart(found.summary.histogram):
+            screen.say(line)
+    if not found.stats.tokens_are_exact:
+        screen.say()
+        screen.say(f"  Tokens are an estimate, within some 10% for English or French chat: {why_estimated}.")
+
+
+def chart(histogram: Mapping[str, int]) -> list[Text]:
+    """A bar a line; the longest has _BAR characters, and none that counts a row has less than an eighth of one."""
+    most = max(histogram.values())
+    lines = []
+    for label, rows in histogram.items():
+        eighths = max(round(8 * _BAR * rows / most), 1) if rows else 0
+        bar = "█" * (eighths // 8) + ("", *"▏▎▍▌▋▊▉")[eighths % 8]
+        lines.append(Text.assemble(f"  {label:>12}  ", (bar, "cyan"), f" {rows:,}"))
+    return lines
+
+
+def fix(name: str) -> int:
+    """Writes a repaired copy beside the file, or here for one in S3; says what was changed."""
+    base = Path(name.rsplit("/", 1)[-1] if name.startswith("s3://") else name).expanduser()
+    target = base.with_name(f"{base.stem}.fixed{base.suffix or '.jsonl'}")
+    lines = source.lines(name)
+    kept = dropped = changed = 0
+    kinds: Counter[str] = Counter()
+    try:
+        copy = target.open("xb")
+    except FileExistsError:
+        raise UserError(f"{target} is there already and is not overwritten; move it away") from None
+    except OSError as error:
+        raise UserError(f"{target} cannot be written: {error.strerror}") from None
+    try:
+        with copy:
+            for row in repair.repair(lines):
+                kept += row.text is not None
+                dropped += row.text is None
+                changed += row.text is not None and bool(row.changes)
+                for change in row.changes:
+                    kinds[change.split(":")[0]] += 1
+                    if kinds.total() <= _SHOWN_CHANGES:
+                        screen.say(f"  line {row.line:<8} {change}")
+                if row.text is not None:
+                    copy.write(row.text)
+    except BaseException:
+        target.unlink()
+        raise
+    if kinds.total() > _SHOWN_CHANGES:
+        rest = ", ".join(f"{change} x {times:,}" for change, times in kinds.most_common())
+        screen.say(f"  … in all: {rest}")
+    if not kept:
+        target.unlink()
+        raise UserError(f"no row of {name} can be repaired; nothing was written")
+    if not (changed or dropped):
+        target.unlink()
+        screen.say(f"✓ {name}: nothing to repair; no copy was written")
+        return 0
+    screen.say(
+        f"✓ wrote {target}: {screen.count(kept, 'row')}, {changed:,} of them changed; {dropped:,} dropped; {name} is"
+        " as it was"
+    )
+    return 0
 
 
 def _finding(finding: Finding) -> Text:
     style = "red" if finding.severity == "error" else "yellow"
-    place = f"line {finding.line}" if finding.line else "file"
-    return Text.assemble(f"  {place:<10}", (f"{finding.severity:<8}", style), f" {finding.message}")
+    place = finding.place if finding.line or finding.held_out else "file"
+    return Text.assemble(f"  {place:<10}", (f" {finding.severity:<8}", style), f" {finding.message}")
 
 
-def _figures(stats: DatasetStats) -> Table:
+def _figures(stats: DatasetStats, summary: Summary, own_held_out: str | None) -> Table:
     table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim")
+    table.add_column(style="dim", no_wrap=True)
     table.add_column()
-    calls = ", ".join(f"{name} x {times}" for name, times in stats.tools.items())
+    about = "" if stats.tokens_are_exact else "about "
     rows = {
         "rows": f"{stats.rows:,}, of which {stats.trainable_rows:,} can be trained on",
         "turns": f"{stats.turns:,}, of which {stats.assistant_turns:,} are the assistant's",
-        "tokens": f"about {stats.estimated_tokens:,}; the loss is taken on {stats.estimated_supervised_tokens:,}",
-        "longest row": f"about {stats.longest_row_tokens:,} tokens; MAX_LENGTH is {stats.max_length:,}",
-        "tool calls": calls or "none",
+        "tokens": f"{about}{stats.tokens:,}; the loss is taken on {stats.supervised_tokens:,}",
+        "longest row": f"{about}{stats.longest_row_tokens:,} tokens; MAX_LENGTH is {stats.max_length:,}",
+        "tool calls": _named(stats.tools) or "none",
+        "rows by tools": _named(summary.routes) or "none",
+        "system prompts": _system_prompts(stats, summary),
+        "languages": (_named(summary.languages) or "none") + ", by first question",
+        "near-duplicates": "not looked for" if summary.near_duplicate_rows is None else _near(summary),
+        "held out": own_held_out or _held_out(summary),
         "size": f"{screen.size(stats.bytes)}, sha256 {stats.sha256[:16]}…",
     }
     for label, value in rows.items():
         table.add_row(f"  {label}", value)
     return table
+
+
+def _named(counts: Mapping[str, int]) -> str:
+    shown = [f"{name} x {times:,}" for name, times in list(counts.items())[:_MOST_SHOWN]]
+    return ", ".join([*shown, f"{len(counts) - _MOST_SHOWN} more"] if len(counts) > _MOST_SHOWN else shown)
+
+
+def _system_prompts(stats: DatasetStats, summary: Summary) -> str:
+    without = summary.rows_without_system_prompt
+    rest = f"; {screen.count(without, 'row')} without" if without and stats.valid_rows else ""
+    return f"{summary.system_prompts:,} different{rest}"
+
+
+def _near(summary: Summary) -> str:
+    return f"{screen.count(summary.near_duplicate_rows or 0, 'row')} nearly repeat an earlier one"
+
+
+def _held_out(summary: Summary) -> str:
+    said = f"{screen.count(summary.held_out_rows, 'row')} of HELD_OUT_FRACTION={FineTuneJob.held_out_fraction:g}"
+    if summary.left_out_rows:
+        said += f", {summary.left_out_rows:,} of them left out, as they nearly repeat training rows"
+    return said

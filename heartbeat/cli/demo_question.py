@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from heartbeat import dataset, layout, requests
+from heartbeat import dataset, held_out, layout, requests
 from heartbeat.cli.account import App
 from heartbeat.cli.endpoint import Endpoint, shown
 from heartbeat.cli.errors import Failed
@@ -41,6 +41,6 @@ def question(dataset_file: Path, job: FineTuneJob) -> dict[str, Any]:
     with dataset_file.open("rb") as lines:
         for row in dataset.read(lines):
             roles = [message["role"] for message in row["messages"][: len(_OPENING)]]
-            if row.get("tools") and roles == _OPENING and dataset.is_held_out(row, job.held_out_fraction, job.seed):
+            if row.get("tools") and roles == _OPENING and held_out.is_held_out(row, job.held_out_fraction, job.seed):
                 return row
     raise Failed(f"{dataset_file} has no held-out row with a tool call to ask about")

@@ -13,7 +13,8 @@ Found = Mapping[str, Any]
 
 def dataset(found: Found) -> str:
     stats, warnings = found["stats"], found["num_warnings"]
-    said = f"{screen.count(stats['rows'], 'row')}, about {stats['estimated_tokens']:,} tokens"
+    about = "" if stats["tokens_are_exact"] else "about "
+    said = f"{screen.count(stats['rows'], 'row')}, {about}{stats['tokens']:,} tokens"
     return f"{said}, {screen.count(warnings, 'warning')}" if warnings else said
 
 

@@ -109,11 +109,17 @@ def _check(commands: _Commands[Parser]) -> None:
         "check",
         "check a dataset, line by line",
         "  heartbeat check examples/stanley/stanley.jsonl\n"
-        "  heartbeat check s3://my-bucket/datasets/support.jsonl --json",
+        "  heartbeat check data.jsonl --fix\n"
+        "  heartbeat check s3://my-bucket/datasets/support.jsonl --held-out questions.jsonl --json",
     )
     parser.add_argument("dataset", metavar="FILE", help="a JSONL file, or s3://BUCKET/KEY")
     parser.add_argument("--max-length", type=int, metavar="TOKENS", help="MAX_LENGTH of the run (default 4096)")
     parser.add_argument("--max-findings", type=int, default=20, metavar="N", help="findings shown (default 20)")
+    parser.add_argument("--held-out", metavar="FILE", help="your own held-out file: checked too, and for overlap")
+    parser.add_argument("--fast", action="store_true", help="estimate tokens, do not look for near-duplicates")
+    parser.add_argument(
+        "--fix", action="store_true", help="write a repaired copy, NAME.fixed.jsonl, and say what changed"
+    )
     _json(parser)
 
 

@@ -45,6 +45,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(environment, "make_virtual_environment", make)
     monkeypatch.setattr(environment, "install_python_packages", note("python", ".venv"))
+    monkeypatch.setattr(environment, "take_token_counting", lambda *_: None)
     monkeypatch.setattr(environment, "install_node_packages", note("node", "node_modules"))
     return done
 

@@ -13,6 +13,7 @@ import pytest
 
 from heartbeat import catalog, measurements
 from heartbeat.cli import main
+from heartbeat.cli.check import chart
 
 ROOT = Path(__file__).resolve().parents[2]
 STANLEY = str(ROOT / "examples" / "stanley" / "stanley.jsonl")
@@ -65,6 +66,51 @@ def test_check_shows_errors_before_warnings_and_says_what_it_hides(
     assert "line 2" in out
     assert "line 4" not in out
     assert "more (--max-findings shows them" in out
+
+
+def test_check_fix_writes_a_copy_says_what_changed_and_never_overwrites(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, copy = tmp_path / "chat.jsonl", tmp_path / "chat.fixed.jsonl"
+    rows = '{"messages": [{"role": "human", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}\n{oops\n'
+    file.write_text(rows)
+    assert main(["check", str(file), "--fix"]) == 0
+    said = capsys.readouterr().out
+    assert "line 1        wrote role 'human' as 'user'" in said
+    assert "line 2        dropped it" in said
+    assert "1 row, 1 of them changed; 1 dropped" in said
+    assert file.read_text() == rows
+    assert main(["check", str(copy), "--fast"]) == 0
+    before = copy.read_bytes()
+    assert main(["check", str(file), "--fix"]) == 2
+    assert "is there already and is not overwritten" in capsys.readouterr().err
+    assert copy.read_bytes() == before
+    assert main(["check", str(copy), "--fix"]) == 0
+    assert "nothing to repair; no copy was written" in capsys.readouterr().out
+    file.write_text("{oops\n")
+    copy.unlink()
+    assert main(["check", str(file), "--fix"]) == 2
+    assert not copy.exists()
+
+
+def test_check_shows_a_chart_and_says_which_tokens_are_estimates(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", STANLEY, "--fast"]) == 0
+    said = capsys.readouterr().out
+    assert "█" in said
+    assert "Tokens are an estimate" in said
+    assert "--fast estimates them" in said
+
+
+def test_check_holds_a_held_out_file_against_the_training_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", STANLEY, "--held-out", STANLEY, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["counts"]["overlap"] > 300
+    assert main(["check", STANLEY, "--held-out", "nope.jsonl"]) == 2
+    assert "there is no file nope.jsonl" in capsys.readouterr().err
+
+
+def test_the_chart_shows_the_smallest_count() -> None:
+    lines = [str(line) for line in chart({"1-64": 1, "65-128": 0, "129-256": 4000})]
+    assert [line.split() for line in lines] == [["1-64", "▏", "1"], ["65-128", "0"], ["129-256", "█" * 40, "4,000"]]
 
 
 def test_check_as_json_is_one_object(broken: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from heartbeat import tokens
 from tests.pipeline.conftest import QUICK, Cloud, Outcome
+
+VOCABULARY = Path(sys.prefix) / tokens.FOLDER / tokens.FILE_NAME
 
 
 def assert_failed(cloud: Cloud, outcome: Outcome, error: str, *says: str) -> None:
@@ -47,6 +52,9 @@ def test_an_invalid_dataset_names_its_lines(cloud: Cloud) -> None:
     outcome = cloud.run(dataset=cloud.put_dataset("broken.jsonl", content.encode()))
     assert_failed(cloud, outcome, "DatasetInvalid", "line 2", "line 3")
     assert cloud.jobs(outcome.stem) == []
+    # The function was deployed with what counts tokens exactly, where this environment has it.
+    stats = json.loads(cloud.run_file(outcome, "dataset.json"))["stats"]
+    assert stats["tokens_are_exact"] == VOCABULARY.is_file()
 
 
 def test_a_missing_dataset_says_how_to_upload_it(cloud: Cloud) -> None:

@@ -213,9 +213,9 @@ def test_other_paths_and_bodies_of_no_or_too_great_length(server: Server) -> Non
 
 def test_tool_calls_come_parsed(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """The random model calls no tool: its words are put in its mouth, the rest is real."""
+    from heartbeat.chat import Piece
     from serving import local_server
     from serving.generate import Answer, Token
-    from training_code.chat import Piece
 
     said = [
         Piece("<|python_start|>", special=True),

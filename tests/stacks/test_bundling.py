@@ -43,6 +43,10 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def stage_lambda(project: Path) -> Path:
+    return bundling.stage_lambda(project, environment=project / ".venv")
+
+
 def names(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
@@ -57,20 +61,35 @@ def deployed_key(project: Path) -> str:
         "Function",
         runtime=lambda_.Runtime.PYTHON_3_13,
         handler="make_plan.handler",
-        code=lambda_.Code.from_asset(str(bundling.stage_lambda(project))),
+        code=lambda_.Code.from_asset(str(stage_lambda(project))),
     )
     key: str = only(app.synth().get_stack_by_name("Stack").template, "AWS::Lambda::Function")["Code"]["S3Key"]
     return key
 
 
 def test_the_functions_get_handlers_and_domain_and_nothing_else(project: Path) -> None:
-    assert names(bundling.stage_lambda(project)) == {
+    assert names(stage_lambda(project)) == {
         "make_plan.py",
         "heartbeat/__init__.py",
         "heartbeat/plan.py",
         "heartbeat/climate.py",
         "heartbeat/instances.csv",
     }
+
+
+def test_what_counts_tokens_comes_along_where_the_environment_has_it(project: Path) -> None:
+    before = deployed_key(project)
+    for name in ("lambda/tiktoken/core.py", "lambda/tiktoken/_tiktoken.so", "lambda/tiktoken-0.dist-info/RECORD"):
+        file = project / ".venv" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("")
+    assert deployed_key(project) == before  # of no use without the vocabulary
+    (project / ".venv/llama4").mkdir()
+    (project / ".venv/llama4/tokenizer.model").write_text("")
+    further = {"packages/tiktoken/core.py", "packages/tiktoken/_tiktoken.so", "llama4/tokenizer.model"}
+    assert further < names(stage_lambda(project))
+    assert not any("dist-info" in name for name in names(stage_lambda(project)))
+    assert deployed_key(project) != before
 
 
 def test_the_image_gets_trainer_and_domain_and_nothing_else(project: Path) -> None:
@@ -84,7 +103,7 @@ def test_the_image_gets_trainer_and_domain_and_nothing_else(project: Path) -> No
     }
 
 
-@pytest.mark.parametrize("stage", [bundling.stage_lambda, bundling.stage_training_image])
+@pytest.mark.parametrize("stage", [stage_lambda, bundling.stage_training_image])
 def test_files_that_went_away_leave_the_staging_folder(project: Path, stage: Callable[[Path], Path]) -> None:
     (project / "heartbeat/shapes").mkdir()
     (project / "heartbeat/shapes/scout.py").write_text("")
@@ -96,11 +115,11 @@ def test_files_that_went_away_leave_the_staging_folder(project: Path, stage: Cal
 
 
 def test_a_file_may_become_a_folder(project: Path) -> None:
-    bundling.stage_lambda(project)
+    stage_lambda(project)
     (project / "heartbeat/plan.py").unlink()
     (project / "heartbeat/plan.py").mkdir()
     (project / "heartbeat/plan.py/inner.py").write_text("")
-    assert "heartbeat/plan.py/inner.py" in names(bundling.stage_lambda(project))
+    assert "heartbeat/plan.py/inner.py" in names(stage_lambda(project))
 
 
 @pytest.mark.parametrize("edited", ["heartbeat/plan.py", "heartbeat/instances.csv", "lambda/make_plan.py"])
@@ -124,14 +143,14 @@ def test_neither_time_nor_mode_counts(project: Path) -> None:
     file = project / "heartbeat/plan.py"
     file.chmod(0o755)
     os.utime(file, (1, 1))
-    bundling.stage_lambda(project)
+    stage_lambda(project)
     assert deployed_key(project) == before
 
 
 def test_staging_again_touches_nothing(project: Path) -> None:
-    staged = bundling.stage_lambda(project)
+    staged = stage_lambda(project)
     before = {path: path.stat().st_mtime_ns for path in staged.rglob("*")}
-    bundling.stage_lambda(project)
+    stage_lambda(project)
     assert {path: path.stat().st_mtime_ns for path in staged.rglob("*")} == before
 
 

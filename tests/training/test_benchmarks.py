@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import random_model, scout_step
+from benchmarks import dataset_check, random_model, scout_step
 from heartbeat.scout import SCOUT, ModelShape
 
 
@@ -33,3 +33,17 @@ def test_prints_one_line_of_json(
     assert set(parts) == {"forward", "head", "backward", "optimizer"}
     assert sum(parts.values()) <= max(found["seconds_of_steps"])
     assert found["ratio_to_ceiling"] > 0
+
+
+@pytest.mark.parametrize("mode", ["plain", "near"])
+def test_the_dataset_benchmark_prints_what_its_process_measured(
+    mode: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["dataset_check", "--megabytes", "1", "--modes", mode])
+    dataset_check.main()
+    found = json.loads(capsys.readouterr().out)
+    assert found["mode"] == mode
+    assert found["megabytes"] == pytest.approx(1, rel=0.05)
+    assert found["findings"] == {}
+    assert found["megabytes_per_cpu_second"] > 0
+    assert found["peak_mib"] > 24

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from heartbeat.chat import render, text_of, why_unservable
+from heartbeat.conversation import ChatError
 from tests.training import tiny
 from training_code import adapter
-from training_code.chat import render, text_of, why_unservable
-from training_code.errors import ChatError
 from training_code.tokenizer import ChatTokenizer
 
 CALL = {

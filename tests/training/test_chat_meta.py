@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from heartbeat.chat import render
 from tests.training import meta
-from training_code.chat import render
 from training_code.tokenizer import ChatTokenizer
 
 RECORDED = {each["name"]: each for each in json.loads((meta.RECORDED / "meta_chat.json").read_text())}

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 
 from examples.tiny_base import corpus, make
+from heartbeat.chat import render
 from heartbeat.job import FineTuneJob
 from heartbeat.scout import ModelShape
 from serving.engine import Engine
 from serving.generate import generate
-from training_code.chat import render
 from training_code.tokenizer import ChatTokenizer
 
 FOLDER = Path(make.__file__).with_name("checkpoint")

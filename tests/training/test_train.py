@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from heartbeat import dataset, gate, metrics
+from heartbeat import gate, held_out, metrics
+from heartbeat.chat import render
 from heartbeat.job import FineTuneJob
 from serving import base_model
 from tests.training import tiny
 from training_code import adapter, checkpoint, quantize
-from training_code.chat import render
 from training_code.merge import merge
 from training_code.tokenizer import ChatTokenizer
 from training_code.train import main
@@ -145,7 +145,7 @@ def test_adapter_gives_pefts_model_the_same_logits(trained: Path, base: Path) ->
 def heldout_loss(llama: Any, base: Path) -> tuple[float, int, int]:
     """Of transformers' model: (loss, rows, supervised tokens), row by row, without the trainer's masks and packing."""
     tokenizer = ChatTokenizer(base)
-    _, heldout = dataset.split(tiny.conversations(), 0.25, 0)
+    heldout = held_out.split(tiny.conversations(), 0.25, 0).heldout
     total, tokens = 0.0, 0
     for row in heldout:
         encoded = tokenizer.encode(render(row["messages"], row.get("tools")))

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from training_code.chat import SPECIAL_TOKENS
+from heartbeat.chat import SPECIAL_TOKENS
 
 CONFIG: dict[str, Any] = {
     "hidden_size": 64,

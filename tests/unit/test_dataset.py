@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heartbeat.dataset import DatasetError, DatasetStats, check, is_held_out, read, split
+from heartbeat.dataset import DatasetError, DatasetStats, check, read
+from heartbeat.held_out import is_held_out, split
 
 TOOLS = [{"type": "function", "function": {"name": "pinecone_search", "parameters": {"type": "object"}}}]
 
@@ -58,7 +59,6 @@ SOUND = [
     ),
     line(user(), calling(call()), tool(""), calling(call()), tool("none"), assistant()),
     line(user(), assistant(tool_calls=None, weight=0), user(), assistant("Yes.", weight=1)),
-    line(user(), assistant("Looking.", tool_calls=[call()]), tool(), assistant()),
     line({**user(), "name": "fan"}, assistant(), source="forum", tools=None),
     # The card's style of row: a system prompt, a question, a routed call, its result and the answer.
     json.dumps(
@@ -205,7 +205,7 @@ def test_a_row_over_max_length_is_a_warning_and_its_tokens_are_kept_apart() -> N
     assert "over MAX_LENGTH=256" in report.warnings[0].message
     stats = report.stats
     assert (stats.over_long_rows, stats.trainable_rows) == (1, 1)
-    assert 0 < stats.trainable_tokens < stats.estimated_over_long_tokens < stats.estimated_tokens
+    assert 0 < stats.trainable_tokens < stats.over_long_tokens < stats.tokens
     assert check([long, SOUND[0]], max_length=4096).findings == ()
 
 
@@ -216,8 +216,8 @@ def test_a_name_that_the_endpoints_parser_cannot_read_is_a_warning() -> None:
     ]
     report = check(rows)
     assert report.ok
-    assert [finding.code for finding in report.warnings] == ["unservable_name"] * 2
-    assert '"web-search" is no Python name' in report.warnings[0].message
+    assert [finding.code for finding in report.warnings] == ["unservable_call"] * 2
+    assert "'web-search' in a call of 'web-search' is no name that" in report.warnings[0].message
 
 
 def test_an_unanswered_turn_is_a_warning() -> None:
@@ -241,7 +241,7 @@ def test_statistics() -> None:
     assert stats.bytes == len(b"".join(text))
     assert stats.sha256 == hashlib.sha256(b"".join(text)).hexdigest()
     assert stats.characters == 2 * len("You are Stanley.Who leads the Habs in goals?Let me look that up.") + 2
-    assert 0 < stats.estimated_supervised_tokens < stats.estimated_tokens
+    assert 0 < stats.supervised_tokens < stats.tokens
     assert DatasetStats.from_dict(json.loads(json.dumps(stats.to_dict()))) == stats
 
 
@@ -255,7 +255,7 @@ def test_old_statistics_are_refused_by_name() -> None:
 def test_no_supervised_tokens_where_the_weight_is_zero() -> None:
     more = line(user(), assistant(), user("?"), assistant("A long answer that is not learned", weight=0))
     base = check([line(user(), assistant())]).stats
-    assert check([more]).stats.estimated_supervised_tokens == base.estimated_supervised_tokens
+    assert check([more]).stats.supervised_tokens == base.supervised_tokens
 
 
 def rows(count: int, start: int = 0) -> list[dict[str, Any]]:
@@ -264,10 +264,10 @@ def rows(count: int, start: int = 0) -> list[dict[str, Any]]:
 
 def test_the_split_holds_out_about_the_fraction_and_loses_nothing() -> None:
     every = rows(2000)
-    training, heldout = split(every, 0.1, seed=0)
-    assert len(training) + len(heldout) == 2000
-    assert 150 < len(heldout) < 250
-    assert split(every, 0.0) == (every, [])
+    found = split(every, 0.1, seed=0)
+    assert len(found.training) + len(found.heldout) + len(found.left_out) == 2000
+    assert 150 < len(found.heldout) < 250
+    assert split(every, 0.0).training == every
 
 
 def test_the_split_depends_on_the_seed() -> None:
@@ -276,9 +276,10 @@ def test_the_split_depends_on_the_seed() -> None:
 
 @given(st.integers(0, 50), st.integers(0, 50), st.floats(0, 0.5), st.integers(0, 3))
 def test_adding_rows_moves_none_across(before: int, added: int, fraction: float, seed: int) -> None:
-    _, heldout = split(rows(before), fraction, seed)
-    _, more = split(rows(before) + rows(added, start=1000), fraction, seed)
-    assert [row for row in more if row in rows(before)] == heldout
+    found = split(rows(before), fraction, seed)
+    more = split(rows(added, start=1000) + rows(before), fraction, seed)
+    assert [row for row in more.training if row in rows(before)] == found.training
+    assert [row for row in (*more.heldout, *more.left_out) if row in rows(before)] == found.heldout
 
 
 def test_extra_keys_move_no_row() -> None:
@@ -317,7 +318,7 @@ def test_whatever_the_bytes_nothing_raises_and_the_counts_add_up(lines: list[byt
     assert sum(report.counts.values()) == report.num_errors + report.num_warnings
     assert len(report.findings) <= min(4, report.num_errors + report.num_warnings)
     assert 0 <= stats.over_long_rows <= stats.valid_rows <= stats.rows <= len(lines)
-    assert stats.estimated_supervised_tokens <= stats.estimated_tokens
+    assert stats.supervised_tokens <= stats.tokens
     assert stats.assistant_turns <= stats.turns
     assert stats.bytes == sum(map(len, lines))
     assert report.ok == (report.num_errors == 0)

@@ -34,8 +34,8 @@ def dataset(rows: int, tokens: int) -> DatasetStats:
         check([]).stats,
         rows=rows,
         valid_rows=rows,
-        estimated_tokens=rows * tokens,
-        estimated_supervised_tokens=rows * tokens // 3,
+        tokens=rows * tokens,
+        supervised_tokens=rows * tokens // 3,
         longest_row_tokens=tokens,
     )
 
@@ -215,7 +215,7 @@ def test_too_few_held_out_rows_for_the_gate_are_told() -> None:
 
 
 def test_a_dataset_without_a_row_to_train_on_is_refused() -> None:
-    stats = replace(dataset(10, 9000), over_long_rows=10, estimated_over_long_tokens=90_000)
+    stats = replace(dataset(10, 9000), over_long_rows=10, over_long_tokens=90_000)
     refusal = plan(stats=stats).refusal or ""
     assert "no row of the 10 is left to train on" in refusal
     assert "raise MAX_LENGTH=4096" in refusal

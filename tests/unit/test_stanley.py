@@ -15,7 +15,8 @@ import pytest
 
 from heartbeat import conversation
 from heartbeat.conversation import tool_calls
-from heartbeat.dataset import DatasetReport, check, read, split
+from heartbeat.dataset import DatasetReport, check, read
+from heartbeat.held_out import split
 
 FOLDER = Path(__file__).parents[2] / "examples" / "stanley"
 MEASURED_TOKENS = 83_094
@@ -59,7 +60,7 @@ def test_every_row_is_sound_and_none_is_there_twice(report: DatasetReport) -> No
 
 
 def test_the_estimate_of_tokens_is_near_the_measured_count(report: DatasetReport) -> None:
-    assert report.stats.estimated_tokens == pytest.approx(MEASURED_TOKENS, rel=0.03)
+    assert report.stats.tokens == pytest.approx(MEASURED_TOKENS, rel=0.03)
 
 
 def test_rows_are_short(rows: list[dict[str, Any]]) -> None:
@@ -80,7 +81,8 @@ def test_all_ways_of_routing_are_there(rows: list[dict[str, Any]]) -> None:
 def test_held_out_questions_are_no_copies(rows: list[dict[str, Any]]) -> None:
     questions = [row["messages"][1]["content"] for row in rows]
     assert len(set(questions)) == len(questions)
-    training, heldout = split(rows, 0.1)
+    found = split(rows, 0.1)
+    training, heldout = found.training, found.heldout
     assert len(heldout) >= 20
     said = {row["messages"][-1]["content"] for row in training}
     unheard = [row for row in heldout if row["messages"][-1]["content"] not in said]

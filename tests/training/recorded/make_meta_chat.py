@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from heartbeat.chat import Piece, render, text_of
 from tests.training import meta
-from training_code.chat import Piece, render, text_of
 from training_code.tokenizer import ChatTokenizer
 
 Message = dict[str, Any]

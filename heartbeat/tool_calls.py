@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from training_code.errors import ChatError
+from heartbeat.conversation import ChatError
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -27,7 +27,12 @@ def write_calls(tool_calls: Sequence[Any]) -> str:
 
 def why_unreadable(tool_calls: Sequence[Any]) -> str | None:
     """What keeps vLLM's parser from reading these calls back, in words with the fix; None where nothing does."""
-    return next((problem for call in tool_calls for problem in _problems(*_parts(call))), None)
+    return next((problem for call in tool_calls if (problem := why_call_unreadable(*_parts(call)))), None)
+
+
+def why_call_unreadable(name: str, arguments: Mapping[str, Any]) -> str | None:
+    """The same of one call."""
+    return next(_problems(name, arguments), None)
 
 
 def _written(name: str, arguments: Mapping[str, Any]) -> str:
@@ -41,7 +46,7 @@ def _problems(name: str, arguments: Mapping[str, Any]) -> Iterator[str]:
                 f"{word!r} in a call of {name!r} is no name that the served parser reads; use ASCII letters, digits "
                 "and _, begin with a letter, and avoid Python's keywords"
             )
-    for number in _numbers(list(arguments.values())):
+    for number in _numbers([value for value in arguments.values() if not isinstance(value, str)]):
         if not math.isfinite(number) or math.copysign(1, number) < 0:
             yield (
                 f"{number} in a call of {name!r} is no number that the served parser reads (it takes no sign); "

@@ -1,0 +1,135 @@
+"""What a sound row may hold that one would rather not train on: secrets, addresses, refusals; and its language."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from heartbeat.conversation import is_supervised
+from heartbeat.row_rules import Problem
+
+_SECRETS: Mapping[bytes, tuple[str, re.Pattern[str]]] = {
+    b"AKIA": ("an AWS access key", re.compile(r"\bAKIA[0-9A-Z]{16}\b")),
+    b"PRIVATE KEY-----": ("a private key", re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----")),
+    b"sk-": ("an API key", re.compile(r"\bsk-[A-Za-z0-9_-]{20,}")),
+    b"ghp_": ("a GitHub token", re.compile(r"\bghp_[A-Za-z0-9]{36}")),
+    b"github_pat_": ("a GitHub token", re.compile(r"\bgithub_pat_[A-Za-z0-9_]{50,}")),
+    b"xox": ("a Slack token", re.compile(r"\bxox[abeprs]-[A-Za-z0-9-]{10,}")),
+    b"AIza": ("a Google API key", re.compile(r"\bAIza[A-Za-z0-9_-]{35}")),
+    b"hf_": ("a Hugging Face token", re.compile(r"\bhf_[A-Za-z0-9]{30,}")),
+    b"eyJ": ("a JSON web token", re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}")),
+}
+"""What must be in the line's bytes -> what it then may be, and the form of it. Bytes are found at memory's speed."""
+_EMAIL = re.compile(r"\b[\w.+-]{1,64}@(?!(?:[\w-]+\.)*example\.)((?:[\w-]{1,63}\.)+[A-Za-z]{2,24})\b")
+"""Addresses at example.com and its like (RFC 2606) are nobody's."""
+_REFUSAL = re.compile(
+    r"\W*(?:as an ai\b|en tant qu'(?:ia|intelligence artificielle)\b"
+    r"|(?:(?:i'm|i am|so|very|really|we're)?\s*sorry|i apologi[sz]e|unfortunately)?[\s,.!;-]*(?:but )?"
+    r"(?:i|we)(?:'m| am|'re| are)?\s?(?:can'?t|cannot|can not|won't|unable to|not able to|not allowed to)"
+    r"\s(?:help|assist|answer|do that|comply|provide|discuss|share|fulfil)"
+    r"|(?:je suis |vraiment )*(?:désolée?)?[\s,.!;-]*(?:mais )?je ne (?:peux|puis) (?:pas |malheureusement pas )?"
+    r"(?:vous |t')?(?:aider|répondre|faire cela|fournir))"
+)
+"""English and French. It reads how an answer begins, in small letters; a refusal in other words is not told."""
+_BEGIN_CHARACTERS = 120
+
+_COMMON = {
+    "en": "the and is are was of to in that it you for with on this what how who have be not",
+    "fr": "le les des est et une dans que qui pour vous je ce pas sur avec du au en il",
+    "de": "der die das und ist nicht ein eine mit von zu den für auf ich sie wie was im",
+    "es": "el los las una es y que por para con como del su en más qué se lo está",
+    "it": "il gli che di è una per con non sono della del come si nel questo anche più",
+    "pt": "os as um uma é e que para com não por do da em se como mais você são",
+    "nl": "het een van en niet dat met voor zijn op te aan er ook wat hoe maar naar",
+}
+_LETTERS = {chr(ord("a") + i): name for i, name in enumerate(_COMMON)}
+_LANGUAGES_OF: dict[str, str] = {}
+"""Word -> a letter for each of its languages, so that votes are counted in a text."""
+for _letter, _name in _LETTERS.items():
+    for _word in _COMMON[_name].split():
+        _LANGUAGES_OF[_word] = _LANGUAGES_OF.get(_word, "") + _letter
+_WORD = re.compile(r"[^\W\d_]+")
+_SCRIPTS = (
+    ("ja", re.compile("[\u3040-\u30ff]")),
+    ("zh", re.compile("[\u4e00-\u9fff]")),
+    ("ko", re.compile("[\uac00-\ud7af]")),
+    ("ru or another in Cyrillic", re.compile("[\u0400-\u04ff]")),
+    ("ar or another in Arabic script", re.compile("[\u0600-\u06ff]")),
+)
+_READ_CHARACTERS = 200
+"""How much of a text its language is told from."""
+
+
+def doubts(row: Mapping[str, Any], line: bytes) -> Iterator[Problem]:
+    """Warnings about a sound row; `line` is its text, in which a first look is quick."""
+    suspects = [entry for needle, entry in _SECRETS.items() if needle in line]
+    if suspects or b"@" in line:
+        yield from _leaks(row, suspects)
+    answer = next((m for m in reversed(row["messages"]) if is_supervised(m)), None)
+    if answer and answer.get("content") and _REFUSAL.match(_plain(answer["content"][:_BEGIN_CHARACTERS])):
+        fix = "too many of these teach refusing; keep only those that are meant"
+        yield _warning("refusal", f"answers with a refusal ({_begin(answer['content'])}); {fix}")
+
+
+def language(row: Mapping[str, Any]) -> str:
+    """Two letters of the language of a sound row's first question, from its commonest words.
+
+    The last answer's where the question does not tell; "unknown" where that does not either. Two words tell.
+    """
+    messages = row["messages"]
+    first = _language(next((m["content"] for m in messages if m["role"] == "user"), ""))
+    return first if first != "unknown" else _language(messages[-1].get("content") or "")
+
+
+def _language(text: str) -> str:
+    text = _plain(text[:_READ_CHARACTERS])
+    if not text.isascii():
+        for name, script in _SCRIPTS:
+            if script.search(text):
+                return name
+    votes = "".join([_LANGUAGES_OF[word] for word in _WORD.findall(text) if word in _LANGUAGES_OF])
+    if not votes:
+        return "unknown"
+    (most, first), (next_most, _) = sorted(
+        ((votes.count(letter), letter) for letter in set(votes + "?")), reverse=True
+    )[:2]
+    return _LETTERS[first] if most > max(next_most, 1) else "unknown"
+
+
+def _leaks(row: Mapping[str, Any], suspects: list[tuple[str, re.Pattern[str]]]) -> Iterator[Problem]:
+    """At most one warning of each kind a row. What leaked is not said again: reports are passed on."""
+    told: set[str] = set()
+    for i, message in enumerate(row["messages"]):
+        for text in _texts(message):
+            for what, form in suspects:
+                if what not in told and form.search(text):
+                    told.add(what)
+                    fix = "revoke it and take it out: a model can repeat what it was trained on"
+                    yield _warning("secret", f"messages[{i}] holds what looks like {what}; {fix}")
+            found = None if "email" in told else _EMAIL.search(text)
+            if found:
+                told.add("email")
+                fix = "take it out, or write one at example.com"
+                yield _warning("email", f"messages[{i}] holds an e-mail address (…@{found[1][:40]}); {fix}")
+
+
+def _texts(message: Mapping[str, Any]) -> Iterator[str]:
+    if message.get("content"):
+        yield message["content"]
+    for call in message.get("tool_calls") or ():
+        given = call["function"]["arguments"]
+        yield given if isinstance(given, str) else str(given)
+
+
+def _plain(text: str) -> str:
+    return text.lower().replace("\u2019", "'")
+
+
+def _begin(text: str) -> str:
+    text = " ".join(text.split())
+    return repr(text if len(text) <= 50 else f"{text[:47]}...")
+
+
+def _warning(code: str, message: str) -> Problem:
+    return Problem(code=code, message=message, severity="warning")

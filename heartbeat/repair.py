@@ -1,0 +1,136 @@
+"""A dataset's repair: what can be put right without a guess is, a row that cannot is dropped, and all of it is said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from heartbeat import conversation
+from heartbeat.conversation import Row, RowError
+from heartbeat.row_rules import OTHER_ROLES, ROLES, problems
+from heartbeat.similar import SeenRows
+
+_UTF8_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repaired:
+    """One line of the repaired copy."""
+
+    line: int
+    """Where it stood, from 1."""
+    text: bytes | None
+    """What to write, its end included; None for a line that is dropped. A sound row is written as it was."""
+    changes: tuple[str, ...]
+    """What was done, in words; empty where nothing was."""
+
+
+def repair(lines: Iterable[bytes]) -> Iterator[Repaired]:
+    """Line by line, blank ones left away. Memory: the longest line, and 24 MiB to tell duplicates."""
+    seen = SeenRows()
+    for number, line in enumerate(lines, start=1):
+        changes: list[str] = []
+        if number == 1 and line.startswith(_UTF8_BOM):
+            line = line.removeprefix(_UTF8_BOM)
+            changes.append("took away the byte-order mark")
+        if not line.strip():
+            continue
+        row, untouched = _read(line, changes)
+        why = None
+        if row is None:
+            why = "it is no JSON object"
+        else:
+            before = len(changes)
+            row = _row(row, changes)
+            untouched = untouched and len(changes) == before
+            why = next((problem.message for problem in problems(row) if problem.severity == "error"), None)
+        if row is None or why:
+            yield Repaired(line=number, text=None, changes=(*changes, f"dropped it: {why}"))
+            continue
+        same = seen.first(conversation.fingerprint(row), number)
+        if same:
+            yield Repaired(line=number, text=None, changes=(*changes, f"dropped it: it says the same as line {same}"))
+            continue
+        text = line if untouched else json.dumps(row, ensure_ascii=False).encode()
+        yield Repaired(line=number, text=text.rstrip(b"\r\n") + b"\n", changes=tuple(changes))
+
+
+def _read(line: bytes, changes: list[str]) -> tuple[Row | None, bool]:
+    """The row, and whether the line may be written as it is."""
+    try:
+        return conversation.parse(line), True
+    except RowError as error:
+        code = error.code
+    text, encoding = None, "utf-8"
+    if code == "encoding":
+        encoding = "cp1252"
+    elif code != "duplicate_key":
+        return None, False
+    try:
+        text = line.decode(encoding)
+        row = json.loads(text)
+    except (ValueError, RecursionError):
+        return None, False
+    if not isinstance(row, dict):
+        return None, False
+    if code == "encoding":
+        changes.append("read it as Windows-1252 and wrote UTF-8")
+    else:
+        changes.append("kept the last of keys that were there twice")
+    try:  # What is written must be what every tool reads alike.
+        return conversation.parse(json.dumps(row, ensure_ascii=False).encode()), False
+    except (RowError, UnicodeEncodeError):
+        return None, False
+
+
+def _row(row: Row, changes: list[str]) -> Row:
+    if "messages" not in row and isinstance(row.get("conversations"), list):
+        row = {"messages": [_sharegpt(one) for one in row["conversations"]]} | {
+            key: value for key, value in row.items() if key != "conversations"
+        }
+        changes.append("wrote conversations (ShareGPT's form) as messages")
+    messages = row.get("messages")
+    if not isinstance(messages, list):
+        return row
+    repaired = [_message(message, changes) if isinstance(message, dict) else message for message in messages]
+    while len(repaired) > 1 and _is_unanswered(repaired[-1]):
+        repaired.pop()
+        changes.append("dropped the last message, which nobody answers")
+    return {**row, "messages": repaired}
+
+
+def _sharegpt(one: Any) -> Any:
+    if isinstance(one, dict) and "from" in one and "value" in one:
+        return {"role": one["from"], "content": one["value"]}
+    return one
+
+
+def _message(message: Mapping[str, Any], changes: list[str]) -> dict[str, Any]:
+    found = dict(message)
+    role = found.get("role")
+    if isinstance(role, str) and role not in ROLES and role in OTHER_ROLES:
+        found["role"] = OTHER_ROLES[role]
+        changes.append(f"wrote role {role!r} as {found['role']!r}")
+    if isinstance(found.get("weight"), bool):
+        found["weight"] = int(found["weight"])
+        changes.append("wrote weight as a number")
+    content = found.get("content")
+    if isinstance(content, list) and content and all(_is_text(part) for part in content):
+        found["content"] = "".join(part["text"] for part in content)
+        changes.append("joined the parts of a content")
+    call = found.get("function_call")
+    if isinstance(call, dict) and not found.get("tool_calls"):
+        del found["function_call"]
+        found["tool_calls"] = [{"type": "function", "function": call}]
+        changes.append("wrote function_call as tool_calls")
+    return found
+
+
+def _is_text(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type", "text") == "text" and isinstance(part.get("text"), str)
+
+
+def _is_unanswered(message: Any) -> bool:
+    return isinstance(message, dict) and message.get("role") in ("user", "system", "tool")
