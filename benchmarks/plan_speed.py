@@ -27,8 +27,8 @@ def main() -> None:
         check([]).stats,
         rows=ROWS,
         valid_rows=ROWS,
-        estimated_tokens=ROWS * TOKENS,
-        estimated_supervised_tokens=ROWS * TOKENS // 3,
+        tokens=ROWS * TOKENS,
+        supervised_tokens=ROWS * TOKENS // 3,
         longest_row_tokens=4 * TOKENS,
     )
     found = {

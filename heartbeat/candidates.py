@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import date
 
 from heartbeat import memory, timing
@@ -13,28 +13,11 @@ from heartbeat.catalog import Catalog, Instance
 from heartbeat.dataset import DatasetStats
 from heartbeat.durations import about
 from heartbeat.job import FineTuneJob
-from heartbeat.memory import Layout
 from heartbeat.scout import ModelShape
 from heartbeat.timing import Timing
 from heartbeat.workload import Workload
 
 MODES = ("resident", "sharded", "streamed")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trainer:
-    """What the trainer can do: a plan is for the trainer that there is, not for one that there may be."""
-
-    modes: Sequence[str] = MODES
-    weight_format: str = "nf4"
-    """Of the frozen weights where they are resident; one of heartbeat.scout.WEIGHT_BYTES."""
-    uses_all_gpus: bool = True
-    """Or one, however many the instance has."""
-    layout: Layout = field(default_factory=Layout)
-
-
-THIS_TRAINER = Trainer(modes=("resident",), weight_format="bf16", uses_all_gpus=False)
-"""What the state machine plans for: the least that training_code does, until its other modes have run on GPUs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +94,6 @@ class Request:
     tokens_per_second: Mapping[str, float]
     """The user's own rates, of a whole instance."""
     quotas: Mapping[str, int] | None
-    trainer: Trainer
     calibration: Calibration
     today: date
 
@@ -127,7 +109,7 @@ class Request:
         )
 
     def candidates(self, instance: Instance) -> list[Candidate]:
-        wanted = self.trainer.modes if self.job.mode == "auto" else (self.job.mode,)
+        wanted = MODES if self.job.mode == "auto" else (self.job.mode,)
         modes = [mode for mode in wanted if mode != "sharded" or instance.num_gpus > 1]
         # A job that insists on sharding is told so, on one GPU too.
         return [_candidate(self, instance, mode) for mode in modes or wanted]
@@ -135,21 +117,18 @@ class Request:
 
 def _candidate(request: Request, instance: Instance, mode: str) -> Candidate:
     shape, job, work = request.shape, request.job, request.work
-    used = instance if request.trainer.uses_all_gpus else replace(instance, num_gpus=1)
-    weight_format = request.trainer.weight_format
-    layout = request.trainer.layout
-    gpu = memory.gpu_terms(
-        shape, job, work, mode=mode, num_gpus=used.num_gpus, weight_format=weight_format, layout=layout
+    layout = memory.fitting_layout(
+        shape, work, mode=mode, num_gpus=instance.num_gpus, host_gib=instance.host_memory_gib * memory.USABLE_HOST_SHARE
     )
-    host = memory.host_terms(shape, work, mode=mode, num_gpus=used.num_gpus, layout=layout)
+    gpu = memory.gpu_terms(shape, job, work, mode=mode, num_gpus=instance.num_gpus, layout=layout)
+    host = memory.host_terms(shape, work, mode=mode, num_gpus=instance.num_gpus, layout=layout)
     time = timing.estimate(
         shape,
         job,
         work,
-        used,
+        instance,
         mode,
         request.calibration,
-        weight_format=weight_format,
         layout=layout,
         tokens_per_second=request.tokens_per_second.get(instance.instance_type),
     )
@@ -206,8 +185,6 @@ def _problems(
     found = []
     if quota == 0:
         found.append("has a quota of 0 training jobs in this account; ask for 1 in Service Quotas")
-    if mode not in request.trainer.modes:
-        found.append(f"MODE={mode} is not one of the trainer's modes ({', '.join(request.trainer.modes)})")
     if mode == "sharded" and instance.num_gpus == 1:
         found.append("MODE=sharded needs several GPUs, and this has 1")
     if gpu_gib > instance.gpu_memory_gib:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from heartbeat import calibration
 from heartbeat.calibration import Calibration
-from heartbeat.candidates import Candidate, Request, Trainer
+from heartbeat.candidates import Candidate, Request
 from heartbeat.card import card_truth_table as card_truth_table
 from heartbeat.catalog import Catalog, Instance
 from heartbeat.dataset import DatasetStats
@@ -97,7 +97,6 @@ def plan_run(
     spot_usd_per_hour: Mapping[str, float] | None = None,
     tokens_per_second: Mapping[str, float] | None = None,
     quotas: Mapping[str, int] | None = None,
-    trainer: Trainer | None = None,
     rank: Rank = "preference",
     measured: Calibration | None = None,
     today: date | None = None,
@@ -105,10 +104,10 @@ def plan_run(
     """Plans a run on each of `instance_types`.
 
     They are best first: the card's three where None, or the whole catalogue with a `rank` of cost or time.
-    `trainer` is what the trainer can do; NF4 in every mode, on all GPUs, where None. `budget_usd` is held against
-    on-demand prices, also with `use_spot`, whose price is unknown unless given. `tokens_per_second`: the user's own
-    rates of whole instances. `quotas`: training jobs that the account may run on each type at a time (0 where it is
-    left out); None: not checked. `measured`: the stored benchmarks where None. `today` tells which prices are old.
+    `budget_usd` is held against on-demand prices, also with `use_spot`, whose price is unknown unless given.
+    `tokens_per_second`: the user's own rates of whole instances. `quotas`: training jobs that the account may run on
+    each type at a time (0 where it is left out); None: not checked. `measured`: the stored benchmarks where None.
+    `today` tells which prices are old.
     Raises UnknownInstance for a type that the catalogue lacks, ValueError for a rate of 0 or less.
     """
     for name, rate in (tokens_per_second or {}).items():
@@ -125,7 +124,6 @@ def plan_run(
         spot_usd_per_hour=spot_usd_per_hour or {},
         tokens_per_second=tokens_per_second or {},
         quotas=quotas,
-        trainer=trainer or Trainer(),
         calibration=measured or calibration.stored(catalog),
         today=today or datetime.now(UTC).date(),
     )
@@ -287,6 +285,8 @@ def _warnings(request: Request, candidates: Sequence[Candidate], use_spot: bool)
 def _warnings_of(first: Candidate, request: Request) -> list[str]:
     found = []
     name = first.instance_type
+    if first.num_gpus > 1 and not request.calibration.knows_several_gpus:
+        found.append(f"{name}: no step on several GPUs has been measured yet; that path is tested on CPUs alone")
     if first.hours is None:
         found.append(f"{name}: nothing is known of its speed, so hours and dollars are not either")
     elif first.confidence == "scaled" and first.hours_low is not None and first.hours_high is not None:

@@ -49,7 +49,6 @@ def count(
     *,
     mode: str,
     num_gpus: int,
-    weight_format: str = "nf4",
     layout: Layout = Layout(),  # noqa: B008 (frozen)
 ) -> StepWork:
     """The work of a step on `num_gpus` GPUs in a mode of heartbeat.candidates.MODES."""
@@ -70,7 +69,7 @@ def count(
         "adapter": tokens * ADAPTER_TOUCHES * 2 * shape.lora_parameters(1, job.lora_targets, active=True),
         # However few tokens each has.
         "weights": micro_batches * PASSES * 2.0 * matrices,
-        "dequantising": 0.0 if weight_format == "bf16" else 2 * groups * matrices * 2.0 + packs,
+        "dequantising": 2 * groups * matrices * 2.0 + packs,
     }
     boundaries = tokens * hidden if layout.boundaries == "host" else 0.0
     return StepWork(

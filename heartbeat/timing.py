@@ -72,7 +72,6 @@ def estimate(
     mode: str,
     calibration: Calibration,
     *,
-    weight_format: str = "nf4",
     layout: Layout = Layout(),  # noqa: B008 (frozen)
     tokens_per_second: float | None = None,
 ) -> Timing | None:
@@ -83,9 +82,7 @@ def estimate(
     rates = calibration.rates(instance, mode)
 
     def count(of: Workload) -> step_work.StepWork:
-        return step_work.count(
-            shape, job, of, mode=mode, num_gpus=instance.num_gpus, weight_format=weight_format, layout=layout
-        )
+        return step_work.count(shape, job, of, mode=mode, num_gpus=instance.num_gpus, layout=layout)
 
     def step_seconds(of: Workload) -> tuple[float, float]:
         """Arithmetic and movement of such a step."""
@@ -100,7 +97,7 @@ def estimate(
     if tokens_per_second is None:
         if rates is None or rates.movement_seconds(todo) is None:
             return None
-        same_trainer = shape.text_parameters == SCOUT.text_parameters and weight_format == "nf4"
+        same_trainer = shape.text_parameters == SCOUT.text_parameters
         confidence, sources = rates.confidence if same_trainer else "scaled", rates.sources
     arithmetic, movement = step_seconds(work)
     launches = 0.0 if tokens_per_second is not None else todo.launches * LAUNCH_SECONDS

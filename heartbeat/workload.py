@@ -30,7 +30,7 @@ class Workload:
     def of(cls, job: FineTuneJob, stats: DatasetStats) -> Workload:
         rows = stats.trainable_rows
         heldout = round(rows * job.held_out_fraction)
-        supervised = stats.estimated_supervised_tokens
+        supervised = stats.supervised_tokens
         mean = min(stats.trainable_tokens / rows, float(job.max_length)) if rows else 0.0
         return cls(
             training_rows=rows - heldout,
@@ -40,7 +40,7 @@ class Workload:
             micro_batch_tokens=job.per_device_batch_size * job.max_length,
             max_length=job.max_length,
             max_steps=job.max_steps,
-            supervised_share=supervised / stats.estimated_tokens if stats.estimated_tokens else 1.0,
+            supervised_share=supervised / stats.tokens if stats.tokens else 1.0,
         )
 
     @property

@@ -7,7 +7,7 @@ from typing import Any
 
 import aws
 from heartbeat import catalog, layout, requests
-from heartbeat.candidates import THIS_TRAINER, Candidate
+from heartbeat.candidates import Candidate
 from heartbeat.dataset import DatasetStats
 from heartbeat.failures import InputInvalid, PlanRefused
 from heartbeat.job import SettingError, resolve
@@ -37,7 +37,6 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
             max_runtime_seconds=job.max_runtime_seconds,
             budget_usd=run["budget_usd"],
             use_spot=run["use_spot"],
-            trainer=THIS_TRAINER,
         )
         serving = plan_serving(
             shape=shape,

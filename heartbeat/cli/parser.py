@@ -155,12 +155,6 @@ def _plan(commands: _Commands[Parser]) -> None:
         "--busy-hours", type=float, default=8.0, metavar="H", help="a day that an endpoint that can sleep is awake (8)"
     )
     parser.add_argument(
-        "--trainer",
-        choices=("this", "nf4"),
-        default="this",
-        help="bf16 weights whole on one GPU, or the 4-bit modes, which have not run on GPUs yet",
-    )
-    parser.add_argument(
         "--base-model", type=Path, metavar="FOLDER", help="checkpoint to plan for (default: Llama 4 Scout)"
     )
     parser.add_argument("--card", action="store_true", help="hold the model card's claims against arithmetic, and end")

@@ -15,10 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from heartbeat import catalog, charts, dataset
-from heartbeat.candidates import THIS_TRAINER, Candidate, Trainer
+from heartbeat.candidates import Candidate
 from heartbeat.card import card_truth_table
 from heartbeat.catalog import Catalog
-from heartbeat.cli import explain, quotas, screen, source
+from heartbeat.cli import explain, quotas, screen, source, vocabulary
 from heartbeat.cli.errors import UserError
 from heartbeat.cli.errors import explain as explain_error
 from heartbeat.durations import about
@@ -28,11 +28,6 @@ from heartbeat.plan import Plan, Rank, plan_run, plan_serving
 from heartbeat.scout import SCOUT, ModelShape
 from heartbeat.serving_plan import SERVED_FORMATS, ServingPlan
 
-_OTHER_TRAINER = (
-    "Planned for weights that lie whole, in bf16, on one GPU: the trainer's 4-bit modes have not run on GPUs yet."
-    " --trainer nf4 plans for them, from steps measured on one H100."
-)
-
 
 def run(arguments: argparse.Namespace) -> int:
     if arguments.card:
@@ -41,7 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("name a dataset, such as examples/stanley/stanley.jsonl, or ask for --card")
     shape, defaults = _base_model(arguments.base_model)
     job, _ = _job(arguments, defaults)
-    found = dataset.check(source.lines(arguments.dataset), max_length=job.max_length)
+    counter = vocabulary.counter_if_any()
+    found = dataset.check(source.lines(arguments.dataset), max_length=job.max_length, counter=counter)
     if not found.ok:
         raise UserError(f"{arguments.dataset} cannot be trained on: {found.describe(limit=2)}; `check` shows all")
     known = catalog.load().with_prices(_pairs("--price", arguments.price))
@@ -60,7 +56,6 @@ def run(arguments: argparse.Namespace) -> int:
             spot_usd_per_hour=_known(known, _pairs("--spot-price", arguments.spot_price)),
             tokens_per_second=_pairs("--rate", arguments.rate),
             quotas=allowed,
-            trainer=THIS_TRAINER if arguments.trainer == "this" else Trainer(),
             rank=rank,
         )
 
@@ -91,8 +86,6 @@ def run(arguments: argparse.Namespace) -> int:
             explain.show(shape, job, plan)
         if arguments.chart:
             screen.say(f"  The chart: {arguments.chart}")
-        if not plan.feasible and arguments.trainer == "this":
-            _paragraph("!", "yellow", _OTHER_TRAINER)
     return 0 if plan.feasible else 1
 
 

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from heartbeat import catalog
 from heartbeat.calibration import Calibration
-from heartbeat.candidates import Trainer
 from heartbeat.catalog import Catalog, UnknownInstance
 from heartbeat.dataset import DatasetStats, check
 from heartbeat.job import FineTuneJob
@@ -181,26 +180,8 @@ def test_the_users_order_is_kept() -> None:
         plan(instance_types=["ml.p4d"])
 
 
-def test_a_mode_that_the_trainer_lacks_is_not_planned() -> None:
-    resident = Trainer(modes=("resident",))
-    found = plan(trainer=resident)
-    assert not found.feasible
-    assert "ml.p5" in (found.refusal or "")
-    asked = plan(trainer=resident, job={"MODE": "sharded"}).refusal or ""
-    assert "MODE=sharded is not one of the trainer's modes (resident)" in asked
+def test_sharding_needs_several_gpus() -> None:
     assert "needs several GPUs" in (plan(instance_types=["ml.p5.4xlarge"], job={"MODE": "sharded"}).refusal or "")
-
-
-def test_a_trainer_that_keeps_bf16_on_one_gpu_is_planned_as_such() -> None:
-    modest = Trainer(modes=("resident",), weight_format="bf16", uses_all_gpus=False)
-    refusal = plan(trainer=modest).refusal or ""
-    assert "more than its 39.4" in refusal
-    assert "No change of one setting makes it fit" in refusal
-    assert plan(trainer=modest).considered[0].memory_gib["weights"] == pytest.approx(2 * 107.77e9 / 2**30, rel=1e-3)
-    slow = plan(trainer=modest, shape=TINY, stats=SMALL).candidates[0]
-    fast = plan(shape=TINY, stats=SMALL).candidates[0]
-    assert slow.mode == fast.mode == "resident"
-    assert (slow.hours or 0) >= (fast.hours or 0)
 
 
 def test_many_passes_over_few_rows_are_told() -> None:
