@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -34,6 +35,14 @@ class Arrangement:
     """`nf4`, or `bf16` for weights as they come."""
     placement: Placement
 
+    def to_text(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_text(cls, text: str) -> Arrangement:
+        values = json.loads(text)
+        return cls(**{**values, "placement": Placement(**values["placement"])})
+
     def describe(self, device: torch.device, dtype: torch.dtype, ranks: Ranks) -> str:
         weights = "NF4" if self.weight_format == "nf4" else str(dtype).removeprefix("torch.")
         where = {
@@ -43,7 +52,8 @@ class Arrangement:
         }[self.mode]
         devices = "the CPU" if device.type == "cpu" else f"{ranks.world_size} x {torch.cuda.get_device_name(device)}"
         return (
-            f"{self.mode} ({where}), weights {weights}, computing in {str(dtype).removeprefix('torch.')} on {devices}"
+            f"{self.mode} ({where}), weights {weights}, computing in {str(dtype).removeprefix('torch.')} on {devices}, "
+            f"{self.placement.group_size} micro-batches at a time"
         )
 
 
@@ -58,36 +68,44 @@ def choose(
         raise TrainingError("MODE=sharded needs several GPUs, and this job has 1; use auto, resident or streamed")
     if device.type == "cpu":
         return _on_cpu(job, shape, ranks, is_quantised)
-    work = _workload(job, rows)
-    free = _free_device_bytes(device)
+    # Free memory differs a little from GPU to GPU, and all ranks must do the same.
+    told = ranks.text_of_first(
+        _choose(job, shape, _workload(job, rows), device, ranks, is_quantised=is_quantised).to_text()
+        if ranks.is_first
+        else "",
+        device,
+    )
+    return Arrangement.from_text(told)
+
+
+def _choose(
+    job: FineTuneJob, shape: ModelShape, work: Workload, device: torch.device, ranks: Ranks, *, is_quantised: bool
+) -> Arrangement:
+    free, host_gib = _free_device_bytes(device), _free_host_bytes() * LOADABLE_SHARE_OF_HOST * ranks.num_hosts / GIB
     formats = ("nf4",) if is_quantised else ("bf16", "nf4")
     modes = MODES if job.mode == "auto" else (job.mode,)
-    needed: dict[tuple[str, str], float] = {}
+    short: list[str] = []
     for weight_format in formats:
         for mode in modes:
             if (mode == "sharded" and ranks.world_size == 1) or (weight_format == "bf16" and mode != "resident"):
                 continue
+            layout = memory.fitting_layout(shape, work, mode=mode, num_gpus=ranks.world_size, host_gib=host_gib)
             terms = memory.gpu_terms(
-                shape, job, work, mode=mode, num_gpus=ranks.world_size, weight_format=weight_format
+                shape, job, work, mode=mode, num_gpus=ranks.world_size, weight_format=weight_format, layout=layout
             )
             # CUDA's context exists already: it is not among what is free.
-            bytes_needed = (sum(terms.values()) - terms["context"]) * GIB
-            needed[mode, weight_format] = bytes_needed
-            if bytes_needed <= free:
-                return Arrangement(mode=mode, weight_format=weight_format, placement=_placement(mode))
-    listed = ", ".join(f"{mode} {size / GIB:.1f} GiB as {weights}" for (mode, weights), size in needed.items())
+            gpu = sum(terms.values()) - terms["context"]
+            host = sum(memory.host_terms(shape, work, mode=mode, num_gpus=ranks.world_size, layout=layout).values())
+            if gpu * GIB <= free and host <= host_gib:
+                placement = Placement(boundaries=layout.boundaries, group_size=layout.group_size)
+                return Arrangement(mode=mode, weight_format=weight_format, placement=placement)
+            short.append(f"{mode} as {weight_format}: {gpu:.1f} and {host / ranks.num_hosts:.0f} GiB")
     raise TrainingError(
-        f"the job needs more than the {free / GIB:.1f} GiB that are free on a GPU ({listed}); lower "
+        f"the job needs more than the {free / GIB:.1f} GiB that are free on a GPU or the "
+        f"{host_gib / ranks.num_hosts:.0f} GiB that may be used of its host ({'; '.join(short)}); lower "
         "PER_DEVICE_BATCH_SIZE (and raise GRADIENT_ACCUMULATION_STEPS as much) or MAX_LENGTH, or choose an instance "
         "with more memory"
     )
-
-
-def _placement(mode: str) -> Placement:
-    if mode == "resident":
-        return Placement(boundaries="device", group_size=1)
-    # A layer is fetched twice for a group: the whole step is one.
-    return Placement(boundaries="host", group_size=2**30)
 
 
 def _on_cpu(job: FineTuneJob, shape: ModelShape, ranks: Ranks, is_quantised: bool) -> Arrangement:

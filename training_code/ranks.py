@@ -29,6 +29,7 @@ class Ranks:
     world_size: int = 1
     local_rank: int = 0
     """Among those on this machine."""
+    num_hosts: int = 1
 
     @property
     def is_first(self) -> bool:
@@ -88,7 +89,8 @@ def join(device: torch.device) -> Ranks:
         return Ranks()
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=TIMEOUT, device_id=device if device.type == "cuda" else None)
-    return Ranks(dist.get_rank(), world_size, int(os.environ.get("LOCAL_RANK", "0")))
+    on_this_host = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+    return Ranks(dist.get_rank(), world_size, int(os.environ.get("LOCAL_RANK", "0")), world_size // on_this_host)
 
 
 def end_process(status: int) -> NoReturn:
