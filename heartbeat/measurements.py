@@ -91,13 +91,18 @@ def read(folder: Path) -> tuple[Measurement, ...]:
     return tuple(found)
 
 
+def catalogue_name(device_name: str) -> str | None:
+    """Of a GPU by its driver's name; None for one that the catalogue lacks."""
+    return next((name for part, name in DEVICES.items() if part in device_name), None)
+
+
 def _measurement(file: str, values: Mapping[str, Any]) -> Measurement | None:
     settings = values["settings"]
     if values["gpu"] == "CPU" or settings["tiny"] or settings["dequantise_each_time"]:
         return None
     if settings["layers"] not in (None, SCOUT.num_layers):
         return None
-    gpu = next((name for part, name in DEVICES.items() if part in values["gpu"]), None)
+    gpu = catalogue_name(values["gpu"])
     if gpu is None:
         raise ValueError(f"gpu={values['gpu']!r} is none of {', '.join(DEVICES)}")
     if not values["seconds_per_step"] > 0:

@@ -70,7 +70,7 @@ def choose(
         return _on_cpu(job, shape, ranks, is_quantised)
     # Free memory differs a little from GPU to GPU, and all ranks must do the same.
     told = ranks.text_of_first(
-        _choose(job, shape, _workload(job, rows), device, ranks, is_quantised=is_quantised).to_text()
+        _choose(job, shape, workload(job, rows), device, ranks, is_quantised=is_quantised).to_text()
         if ranks.is_first
         else "",
         device,
@@ -127,7 +127,7 @@ def require_host_memory(shape: ModelShape, num_bytes: int) -> None:
         )
 
 
-def _workload(job: FineTuneJob, rows: Data) -> Workload:
+def workload(job: FineTuneJob, rows: Data) -> Workload:
     """As the planner counts it, with tokens that are known rather than estimated."""
     tokens = sum(len(row.ids) for row in rows.training)
     return Workload(
@@ -138,6 +138,7 @@ def _workload(job: FineTuneJob, rows: Data) -> Workload:
         micro_batch_tokens=job.per_device_batch_size * job.max_length,
         max_length=job.max_length,
         max_steps=job.max_steps,
+        supervised_share=sum(row.num_supervised for row in rows.training) / tokens,
     )
 
 

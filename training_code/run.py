@@ -61,6 +61,8 @@ class Run:
     progress: Progress = field(default_factory=Progress)
     tuned: tuple[int, Evaluation] | None = None
     """The last evaluation with the adapter on, and the number of steps before it."""
+    step_seconds: list[float] = field(default_factory=list)
+    """Of this process's steps."""
     is_cut_off: bool = False
     """Whether this rank left a step that the others wait in: it may save, and compute nothing more with them."""
 
@@ -143,6 +145,7 @@ class Run:
         )
         seconds = time.monotonic() - started
         self.clock.note_step(seconds)
+        self.step_seconds.append(seconds)
         self._note(result, seconds, rate)
 
     def _note(self, result: StepResult, seconds: float, rate: float) -> None:

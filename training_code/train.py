@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import statistics
 import sys
 import traceback
 from collections.abc import Callable
@@ -16,13 +17,17 @@ from contextlib import nullcontext
 import torch
 
 from heartbeat.job import FineTuneJob, SettingError, resolve
-from training_code import checkpoint, data, device, loading, placing, schedule
+from heartbeat.memory import GIB
+from heartbeat.scout import ModelShape
+from training_code import checkpoint, data, device, forecast, loading, placing, schedule
 from training_code.base_files import CONFIG, open_base
 from training_code.clock import Clock, StopReason, process_start
 from training_code.environment import Environment, read_json_object
 from training_code.errors import TrainingError
+from training_code.forecast import Forecast
 from training_code.launch import Cluster, launch
 from training_code.manifest import sha256_of
+from training_code.placing import Arrangement
 from training_code.ranks import Ranks, end_process, join
 from training_code.result import write_metrics, write_record
 from training_code.run import ADAM_BETAS, Run
@@ -105,6 +110,9 @@ def train(environment: Environment, clock: Clock, where: torch.device, ranks: Ra
     dtype = device.compute_dtype(where)
     arrangement = placing.choose(job, base.architecture.shape, rows, where, ranks, is_quantised=base.is_quantised)
     say(f"== loading the base model: {arrangement.describe(where, dtype, ranks)}")
+    expected = _forecast(base.architecture.shape, rows, job, arrangement, where, ranks)
+    if expected:
+        say(expected.describe())
     llama = loading.load(base, job, arrangement=arrangement, device=where, dtype=dtype, ranks=ranks, report=say)
     run = Run(
         clock=clock,
@@ -138,7 +146,16 @@ def train(environment: Environment, clock: Clock, where: torch.device, ranks: Ra
     run.save_checkpoint()
     run.evaluate_tuned()
     _write_results(environment, run, sources, reason)
-    _say_outcome(say, run)
+    _say_outcome(say, run, expected)
+
+
+def _forecast(
+    shape: ModelShape, rows: data.Data, job: FineTuneJob, arrangement: Arrangement, where: torch.device, ranks: Ranks
+) -> Forecast | None:
+    if where.type != "cuda":
+        return None
+    work, name = placing.workload(job, rows), torch.cuda.get_device_name(where)
+    return forecast.of_run(job, shape, work, arrangement, device_name=name, num_gpus=ranks.world_size)
 
 
 def _write_results(environment: Environment, run: Run, where: dict[str, str], reason: StopReason | None) -> None:
@@ -215,10 +232,13 @@ def _say_data(say: Say, rows: data.Data, job: FineTuneJob) -> None:
         say(f"warning: {warning}")
 
 
-def _say_outcome(say: Say, run: Run) -> None:
+def _say_outcome(say: Say, run: Run, expected: Forecast | None) -> None:
     heldout = run.heldout()
     if heldout.base_loss is not None and heldout.tuned_loss is not None:
         say(f"held-out loss {heldout.base_loss:.4f} before, {heldout.tuned_loss:.4f} after")
+    if expected and run.step_seconds:
+        # The median: the first step has kernels compiled.
+        say(expected.compare(statistics.median(run.step_seconds), torch.cuda.max_memory_allocated() / GIB))
     say(f"done in {run.clock.elapsed_seconds():.0f} seconds")
 
 
