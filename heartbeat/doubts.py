@@ -35,8 +35,8 @@ _REFUSAL = re.compile(
 _BEGIN_CHARACTERS = 120
 
 _COMMON = {
-    "en": "the and is are was of to in that it you for with on this what how who have be not",
-    "fr": "le les des est et une dans que qui pour vous je ce pas sur avec du au en il",
+    "en": "the and is are was of to in that it you for with on this what how who have be not a i me my can does by",
+    "fr": "le la les de des est et une un dans que qui pour vous je ce pas sur avec du au en il te à ou où se sa",
     "de": "der die das und ist nicht ein eine mit von zu den für auf ich sie wie was im",
     "es": "el los las una es y que por para con como del su en más qué se lo está",
     "it": "il gli che di è una per con non sono della del come si nel questo anche più",

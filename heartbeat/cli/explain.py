@@ -34,6 +34,7 @@ def show(shape: ModelShape, job: FineTuneJob, plan: Plan) -> None:
 
 def _modes(plan: Plan) -> None:
     table = _table("every mode", "", "GPU GiB", "host GiB", "s/step", "steps", "time", "price")
+    table.padding, table.pad_edge = (0, 0, 0, 1), False  # eight columns in 80 characters
     for c in plan.considered:
         known = c.seconds_per_step is not None and c.hours is not None
         table.add_row(
