@@ -24,6 +24,8 @@ class Data:
     heldout: list[Encoded]
     num_over_long: int
     """Rows left out, of both sides together, because they have more than MAX_LENGTH tokens."""
+    num_near_repeats: int
+    """Held-out rows left out because they nearly repeat a training row."""
     sha256: str
     """Of the training channel's files in the order of their names."""
     warnings: list[str]
@@ -58,6 +60,7 @@ def load(
         training=_short_enough(training, max_length),
         heldout=_short_enough(heldout, max_length),
         num_over_long=sum(len(row.ids) > max_length for row in (*training, *heldout)),
+        num_near_repeats=len(left_out),
         sha256=sha256_of(*files),
         warnings=_warnings(training_rows, left_out),
     )

@@ -171,6 +171,7 @@ def _write_results(environment: Environment, run: Run, where: dict[str, str], re
             "training": len(run.data.training),
             "heldout": len(run.data.heldout),
             "over_long": run.data.num_over_long,
+            "near_repeats": run.data.num_near_repeats,
         },
     )
     write_record(

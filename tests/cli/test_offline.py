@@ -32,6 +32,8 @@ def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
         monkeypatch.setenv(name, str(tmp_path / "none"))
+    # It keeps the credentials that another test was the first to need.
+    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)
 
 
 def line(question: str, **more: Any) -> str:

@@ -85,8 +85,8 @@ def test_leaves_what_the_contract_names(trained: Path) -> None:
     assert [step for step, _ in found["loss_curve"]] == list(range(1, 9))
     assert (found["first_loss"], found["last_loss"]) == (found["loss_curve"][0][1], found["loss_curve"][-1][1])
     assert 0 < found["supervised_tokens_trained"] < found["tokens_trained"]
-    assert found["rows"]["training"] + found["rows"]["heldout"] == 24
-    assert found["rows"]["over_long"] == 0
+    assert sum(found["rows"].values()) == 24
+    assert (found["rows"]["over_long"], found["rows"]["near_repeats"]) == (0, 1)
     assert found["tokens_per_second"] == pytest.approx(found["tokens_trained"] / found["seconds"])
 
 
@@ -274,7 +274,7 @@ def test_a_heldout_channel_is_used_whole(base: Path, tmp_path: Path) -> None:
     lines = (json.dumps(row) + "\n" for row in tiny.conversations(13)[8:])
     (root / "input/data/heldout/more.jsonl").write_text("".join(lines))
     assert train(root) == 0
-    assert read(root)["rows"] == {"training": 8, "heldout": 5, "over_long": 0}
+    assert read(root)["rows"] == {"training": 8, "heldout": 5, "over_long": 0, "near_repeats": 0}
 
 
 def test_training_defaults_of_the_base_yield_to_hyperparameters(base: Path, tmp_path: Path) -> None:
