@@ -13,7 +13,10 @@ def allocate(num_bytes: int) -> torch.Tensor:
     torch's own page-locked memory comes in powers of two: a layer of Scout, 1.15 GiB, would take 2.
     Raises MemoryError where the machine has not so much.
     """
-    memory = torch.empty(num_bytes, dtype=torch.uint8)
+    try:
+        memory = torch.empty(num_bytes, dtype=torch.uint8)
+    except RuntimeError:  # torch's own word for it
+        raise MemoryError(f"{num_bytes / 2**30:.1f} GiB of host memory were asked for") from None
     memory.zero_()  # brings the pages in with all threads; registering alone would with one
     status = torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), num_bytes, 0)
     if int(status):

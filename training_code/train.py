@@ -62,6 +62,12 @@ def main() -> int:
             f"out of GPU memory: lower PER_DEVICE_BATCH_SIZE (and raise GRADIENT_ACCUMULATION_STEPS as much) or "
             f"MAX_LENGTH, or choose an instance with more; {error}",
         )
+    except MemoryError as error:
+        return _fail(
+            environment,
+            f"out of host memory: lower PER_DEVICE_BATCH_SIZE (and raise GRADIENT_ACCUMULATION_STEPS as much), or "
+            f"choose an instance with more; {error}",
+        )
     except OSError as error:
         if error.errno != errno.ENOSPC:
             return _unexpected(environment, error)

@@ -223,20 +223,33 @@ def test_a_disk_that_takes_no_more_leaves_the_last_checkpoint_whole(
     assert read(root)["steps_done"] == 6
 
 
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "out of GPU memory: lower PER_"),
+        (MemoryError("0.1 GiB of host memory cannot be page-locked"), "out of host memory: lower PER_"),
+    ],
+    ids=["GPU", "host"],
+)
 def test_memory_that_runs_out_within_a_step(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    error: Exception,
+    sentence: str,
 ) -> None:
     root = tiny.lay_out(tmp_path / "ml", base, CHECKPOINT_MINUTES=1e-9)
     layers = iter(range(40))
 
     def run_layer(*arguments: Any, **options: Any) -> Any:
         if next(layers, None) is None:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            raise error
         return layer.run_layer(*arguments, **options)
 
     monkeypatch.setattr("training_code.llama.run_layer", run_layer)
     assert train(root) == 1
-    assert (root / "output/failure").read_text().startswith("out of GPU memory: lower PER_DEVICE_BATCH_SIZE")
+    assert (root / "output/failure").read_text().startswith(sentence)
     assert "Traceback" not in capfd.readouterr().err
     monkeypatch.undo()
     assert train(root) == 0
