@@ -114,6 +114,8 @@ class DatasetStats:
     supervised_tokens: int
     """The part of `tokens` that the loss is taken on."""
     longest_row_tokens: int
+    own_held_out_rows: int = 0
+    """Sound rows of a held-out file; 0 where there is none, and part of the dataset is held out."""
     sha256: str
     """Of the file's bytes, hexadecimal."""
 
@@ -314,6 +316,7 @@ class _Checker:
             self._find(number, problem, held_out=True)
         if row is None or not _is_sound(found):
             return
+        self._figures["own_held_out_rows"] += 1
         same = self._seen.first(conversation.fingerprint(row), 0)
         near = None if same or self._near is None else self._near.find(row, 0, remember=False)
         if same or near:

@@ -40,6 +40,8 @@ class RunRequest:
 
     dataset: str
     """S3 URI of one JSONL file."""
+    held_out_dataset: str | None = None
+    """S3 URI of a JSONL file that the result is judged on; None holds part of the dataset out."""
     instance_types: tuple[str, ...]
     """Training instances in order of preference."""
     hyperparameters: Mapping[str, str | int | float]
@@ -69,8 +71,12 @@ class RunRequest:
                 fix = f"did you mean {near[0]!r}?" if near else f"known fields: {', '.join(known)}"
                 raise InputError(f"{name!r} is not a field of the input; {fix}")
         values = {**defaults, **{name: value for name, value in given.items() if value is not None}}
+        dataset, held_out = values["dataset"], values.get("held_out_dataset")
+        if held_out is not None and held_out == dataset:
+            raise InputError(f"held_out_dataset={held_out!r} is the dataset itself; name another file, or leave it out")
         return cls(
-            dataset=_dataset(values["dataset"]),
+            dataset=_dataset("dataset", dataset),
+            held_out_dataset=None if held_out is None else _dataset("held_out_dataset", held_out),
             instance_types=_instances(values["instance_types"]),
             hyperparameters=_hyperparameters(values.get("hyperparameters") or {}),
             max_runtime_seconds=_seconds(values.get("max_runtime_seconds", MAX_RUNTIME_SECONDS)),
@@ -99,15 +105,15 @@ def _number(value: object) -> float | None:
         return None
 
 
-def _dataset(value: object) -> str:
+def _dataset(name: str, value: object) -> str:
     if not isinstance(value, str):
-        raise InputError(f"dataset={value!r} must be an S3 URI, s3://BUCKET/datasets/FILE.jsonl")
+        raise InputError(f"{name}={value!r} must be an S3 URI, s3://BUCKET/datasets/FILE.jsonl")
     try:
         _, key = layout.split_uri(value)
     except ValueError as error:
-        raise InputError(f"dataset: {error}") from None
+        raise InputError(f"{name}: {error}") from None
     if not key or key.endswith("/"):
-        raise InputError(f"dataset={value!r} names a folder; name one JSONL file in it")
+        raise InputError(f"{name}={value!r} names a folder; name one JSONL file in it")
     return value
 
 

@@ -63,8 +63,7 @@ def create_training_job(
     image: str,
     role_arn: str,
     hyperparameters: Mapping[str, str] | str,
-    dataset_uri: str,
-    base_model_uri: str,
+    input_data: Sequence[Body] | str,
     output_uri: str,
     checkpoint_uri: str,
     kms_key_arn: str,
@@ -89,10 +88,7 @@ def create_training_job(
         },
         "RoleArn": role_arn,
         "HyperParameters": hyperparameters,
-        "InputDataConfig": [
-            _channel("training", dataset_uri),
-            _channel("model", base_model_uri),
-        ],
+        "InputDataConfig": input_data,
         "OutputDataConfig": {
             "S3OutputPath": output_uri,
             "KmsKeyId": kms_key_arn,
@@ -114,7 +110,8 @@ def create_training_job(
     }
 
 
-def _channel(name: str, uri: str) -> Body:
+def channel(name: str, uri: str) -> Body:
+    """One of the job's inputs: `training`, `model`, and `heldout` for rows to judge by that are a file of their own."""
     return {
         "ChannelName": name,
         "DataSource": {

@@ -29,11 +29,13 @@ class Workload:
     @classmethod
     def of(cls, job: FineTuneJob, stats: DatasetStats) -> Workload:
         rows = stats.trainable_rows
-        heldout = round(rows * job.held_out_fraction)
+        # A held-out file of its own takes no row from the dataset.
+        own = stats.own_held_out_rows
+        heldout = own or round(rows * job.held_out_fraction)
         supervised = stats.supervised_tokens
         mean = min(stats.trainable_tokens / rows, float(job.max_length)) if rows else 0.0
         return cls(
-            training_rows=rows - heldout,
+            training_rows=rows if own else rows - heldout,
             heldout_rows=heldout,
             tokens_per_row=mean,
             step_rows=job.global_batch_size,

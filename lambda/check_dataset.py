@@ -26,9 +26,12 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
         request = RunRequest.parse(event["input"], event["defaults"])
     except InputError as error:
         raise InputInvalid(str(error)) from None
-    bucket, key = layout.split_uri(request.dataset)
-    _refuse_foreign(bucket, request.dataset)
-    report = dataset.check(_lines(bucket, key), counter=_counter(), near_duplicates=True)
+    report = dataset.check(
+        _lines("dataset", request.dataset),
+        counter=_counter(),
+        near_duplicates=True,
+        held_out=_lines("held_out_dataset", request.held_out_dataset) if request.held_out_dataset else (),
+    )
     aws.write_json(aws.run_of(event).prefix + "dataset.json", report.to_dict())
     if not report.ok:
         raise DatasetInvalid(f"{request.dataset}: {report.describe()}")
@@ -44,16 +47,19 @@ def _counter() -> tokens.TokenCounter | None:
         return None
 
 
-def _refuse_foreign(bucket: str, uri: str) -> None:
+def _refuse_foreign(field: str, bucket: str, uri: str) -> None:
     allowed = os.environ["DATASET_BUCKETS"].split(",")
     if bucket not in allowed:
         raise InputInvalid(
-            f"dataset={uri!r} is in a bucket that this app may not read; use {' or '.join(allowed)}, or add"
+            f"{field}={uri!r} is in a bucket that this app may not read; use {' or '.join(allowed)}, or add"
             " the bucket to extra_dataset_buckets in cdk.json and deploy"
         )
 
 
-def _lines(bucket: str, key: str) -> Iterator[bytes]:
+def _lines(field: str, uri: str) -> Iterator[bytes]:
+    """Of the object that this field of the input names."""
+    bucket, key = layout.split_uri(uri)
+    _refuse_foreign(field, bucket, uri)
     s3 = aws.client("s3")
     # SageMaker's S3Prefix would also take FILE.jsonl.bak: a neighbour must not slip into the training data.
     found = s3.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=2).get("Contents", [])
@@ -61,7 +67,7 @@ def _lines(bucket: str, key: str) -> Iterator[bytes]:
     if key not in names:
         raise DatasetInvalid(
             f"s3://{bucket}/{key} does not exist; upload it with `aws s3 cp FILE s3://{bucket}/{key}` or name"
-            " another in the input's dataset"
+            f" another in the input's {field}"
         )
     if len(names) > 1:
         other = next(name for name in names if name != key)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from aws_cdk import aws_stepfunctions as sfn
 from aws_cdk import aws_stepfunctions_tasks as tasks
 
@@ -93,8 +95,8 @@ def _train_job(states: States) -> sfn.CustomState:
         image=states.inputs.image_uri,
         role_arn=states.inputs.training_role_arn,
         hyperparameters="{% $candidate.hyperparameters %}",
-        dataset_uri="{% $run.dataset %}",
-        base_model_uri="{% $base.uri %}",
+        input_data=f"{{% $append([{_channel('training', '$run.dataset')}, {_channel('model', '$base.uri')}],"
+        f" $run.held_out_dataset ? [{_channel('heldout', '$run.held_out_dataset')}] : []) %}}",
         output_uri=states.own("training"),
         checkpoint_uri=states.own("checkpoints"),
         kms_key_arn=states.inputs.key_arn,
@@ -119,3 +121,8 @@ def _train_job(states: States) -> sfn.CustomState:
         seconds="{% $candidate.max_runtime_seconds + 7200 %}",
         catch=False,
     )
+
+
+def _channel(name: str, uri: str) -> str:
+    """A channel as JSONata; `uri` is an expression."""
+    return json.dumps(requests.channel(name, "URI")).replace('"URI"', uri)

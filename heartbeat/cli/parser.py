@@ -201,6 +201,9 @@ def _run(commands: _Commands[Parser]) -> None:
     )
     _hyperparameters(parser)
     parser.add_argument("--dataset", metavar="FILE", help="a JSONL file, which is uploaded, or s3://BUCKET/KEY")
+    parser.add_argument(
+        "--held-out", metavar="FILE", help="rows of your own to judge by (default: a tenth of the dataset)"
+    )
     _limits(parser)
     parser.add_argument("--no-deploy", action="store_true", help="train only")
     parser.add_argument("--endpoint", metavar="NAME", help="endpoint to deploy to")

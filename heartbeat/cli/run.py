@@ -26,6 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
     _refuse(given, app)
     if local:
         given["dataset"] = upload_dataset(app, source.file(local))
+    if arguments.held_out and not arguments.held_out.startswith("s3://"):
+        given["held_out_dataset"] = upload_dataset(app, source.file(arguments.held_out))
     arn = start(app, given, arguments.name)
     if arguments.no_watch:
         screen.say(f"Started {executions.name_of(arn)}; to follow it: python -m heartbeat watch")
@@ -39,6 +41,9 @@ def execution_input(arguments: argparse.Namespace) -> dict[str, Any]:
     settings = source.settings(arguments.settings)
     options = {
         "dataset": arguments.dataset if arguments.dataset and arguments.dataset.startswith("s3://") else None,
+        "held_out_dataset": arguments.held_out
+        if arguments.held_out and arguments.held_out.startswith("s3://")
+        else None,
         "instance_types": source.instances(arguments.instances),
         "hyperparameters": {**(given.get("hyperparameters") or {}), **settings} if settings else None,
         "max_runtime_seconds": arguments.max_runtime_seconds,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from tests.pipeline.conftest import QUICK, Cloud
+from tests.pipeline.conftest import NUM_ROWS, QUICK, Cloud
+from tests.training import tiny
 
 
 def test_what_a_run_writes_is_encrypted_with_the_apps_key(cloud: Cloud) -> None:
@@ -28,6 +29,21 @@ def test_what_a_run_writes_is_encrypted_with_the_apps_key(cloud: Cloud) -> None:
     heads = [s3.head_object(Bucket=bucket, Key=key) for key in keys]
     assert {head["ServerSideEncryption"] for head in heads} == {"aws:kms"}
     assert len({head["SSEKMSKeyId"] for head in heads}) == 1
+
+
+def test_rows_of_ones_own_to_judge_by(cloud: Cloud) -> None:
+    rows = tiny.conversations(NUM_ROWS + 30)[NUM_ROWS:]
+    broken = cloud.put_dataset("own-broken.jsonl", b"{}\n")
+    outcome = cloud.run(hyperparameters=QUICK, deploy=False, held_out_dataset=broken)
+    assert outcome.error == "DatasetInvalid"
+    assert "held-out line 1" in outcome.cause
+    own = cloud.put_dataset("own.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows).encode())
+    outcome = cloud.run(hyperparameters=QUICK, deploy=False, held_out_dataset=own)
+    assert outcome.status == "SUCCEEDED", outcome.cause
+    counted = json.loads(cloud.run_file(outcome, "metrics.json"))["rows"]
+    trained_on = json.loads(cloud.run_file(outcome, "dataset.json"))["stats"]
+    assert counted == {"training": trained_on["rows"], "heldout": 30, "over_long": 0, "near_repeats": 0}
+    assert trained_on["own_held_out_rows"] == 30
 
 
 def test_no_capacity_then_the_next_instance(cloud: Cloud) -> None:

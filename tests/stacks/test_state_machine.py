@@ -178,6 +178,17 @@ def test_the_stop_is_eight_hours(definition: Definition) -> None:
     assert arguments["StoppingCondition"] == {"MaxRuntimeInSeconds": 28800, "MaxWaitTimeInSeconds": 32400}
 
 
+def test_a_held_out_file_is_a_channel_of_its_own(definition: Definition) -> None:
+    def channels(**run: str | None) -> dict[str, str]:
+        variables = {**VARIABLES, "run": {**VARIABLES["run"], **run}}
+        given = evaluate(definition["States"]["Train"]["Arguments"], variables)["InputDataConfig"]
+        return {channel["ChannelName"]: channel["DataSource"]["S3DataSource"]["S3Uri"] for channel in given}
+
+    usual = {"training": "s3://data/datasets/a.jsonl", "model": "s3://artifacts/base-models/m/bf16/"}
+    assert channels() == channels(held_out_dataset=None) == usual
+    assert channels(held_out_dataset="s3://data/datasets/b.jsonl") == {**usual, "heldout": "s3://data/datasets/b.jsonl"}
+
+
 def test_the_instances_are_the_cards(definition: Definition) -> None:
     defaults = definition["States"]["Check dataset"]["Arguments"]["Payload"]["defaults"]
     assert defaults["instance_types"] == ["ml.p4d.24xlarge", "ml.p3.8xlarge", "ml.g5.12xlarge"]

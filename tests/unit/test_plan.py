@@ -21,6 +21,7 @@ from heartbeat.dataset import DatasetStats, check
 from heartbeat.job import FineTuneJob
 from heartbeat.plan import Plan, plan_run
 from heartbeat.scout import SCOUT, ModelShape
+from heartbeat.workload import Workload
 from tests.unit.test_serving_plan import TINY
 
 CATALOG = catalog.load()
@@ -347,3 +348,8 @@ def test_what_is_promised_ends_in_time_and_within_the_budget(
         assert (candidate.hours or 0) * 3600 <= clock
         assert budget is None or (candidate.usd_on_demand or 0) <= budget
         assert candidate.max_runtime_seconds <= clock
+
+
+def test_rows_of_ones_own_to_judge_by_take_none_from_training() -> None:
+    work = Workload.of(FineTuneJob(), replace(SMALL, own_held_out_rows=40))
+    assert (work.training_rows, work.heldout_rows) == (SMALL.trainable_rows, 40)

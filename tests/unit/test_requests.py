@@ -27,8 +27,10 @@ def training_job(**changes: Any) -> dict[str, Any]:
             "image": "123456789012.dkr.ecr.us-east-1.amazonaws.com/training:tag",
             "role_arn": _ROLE,
             "hyperparameters": {"MAX_STEPS": "400"},
-            "dataset_uri": "s3://data/datasets/a.jsonl",
-            "base_model_uri": "s3://artifacts/base-models/m/bf16/",
+            "input_data": [
+                requests.channel("training", "s3://data/datasets/a.jsonl"),
+                requests.channel("model", "s3://artifacts/base-models/m/bf16/"),
+            ],
             "output_uri": "s3://artifacts/runs/r/training/",
             "checkpoint_uri": "s3://artifacts/runs/r/checkpoints/",
             "kms_key_arn": _KEY,
