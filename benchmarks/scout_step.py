@@ -88,7 +88,7 @@ def measure(arguments: argparse.Namespace, where: torch.device, ranks: Ranks) ->
     for number in range(arguments.warm_up + arguments.steps):
         part = _part(arguments, llama, ranks, number)
         marks = _Marks(where)
-        _synchronise(where, ranks)
+        synchronise(where, ranks)
         begun = time.monotonic()
         loss = train_step(
             llama,
@@ -99,7 +99,7 @@ def measure(arguments: argparse.Namespace, where: torch.device, ranks: Ranks) ->
             ranks=ranks,
             mark=marks.mark,
         ).loss
-        _synchronise(where, ranks)
+        synchronise(where, ranks)
         took = time.monotonic() - begun
         if ranks.is_first:
             print(f"step {number}: {took:.3f} s, loss {loss:.3f}", flush=True)
@@ -139,7 +139,7 @@ def measure(arguments: argparse.Namespace, where: torch.device, ranks: Ranks) ->
         "mode": arguments.mode,
         "torch": torch.__version__,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "code_version": _code_version(),
+        "code_version": code_version(),
     }
 
 
@@ -222,13 +222,13 @@ def _matmul_ceiling(where: torch.device, dtype: torch.dtype) -> float:
     return statistics.median(found[2:])
 
 
-def _synchronise(where: torch.device, ranks: Ranks) -> None:
+def synchronise(where: torch.device, ranks: Ranks) -> None:
     if where.type == "cuda":
         torch.cuda.synchronize(where)
     ranks.wait_for_all()
 
 
-def _code_version() -> str:
+def code_version() -> str:
     done = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
         cwd=Path(__file__).parent,

@@ -1,4 +1,4 @@
-"""Causal attention within documents that lie end to end in one row of tokens."""
+"""Causal attention: within documents that lie end to end in one row of tokens, and of one token to those before it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from torch.nn import functional
+
+from training_code.architecture import Architecture
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,30 @@ def chunks(lengths: tuple[int, ...], size: int | None) -> tuple[int, ...]:
     return tuple(cut)
 
 
+@dataclass(frozen=True)
+class Documents:
+    """Whole documents end to end, as training and reading a prompt attend over them."""
+
+    whole: Segments
+    chunks: Segments
+    """Over what a RoPE layer attends."""
+    has_rope: tuple[bool, ...]
+
+    @classmethod
+    def of(cls, lengths: tuple[int, ...], architecture: Architecture, device: torch.device) -> Documents:
+        whole, cut = Segments.of(lengths, device), chunks(lengths, architecture.chunk_size)
+        return cls(whole, whole if cut == lengths else Segments.of(cut, device), architecture.has_rope)
+
+    def places(self) -> torch.Tensor:
+        """(tokens,) f32: each token's place in its document, from 0."""
+        places = torch.cat([torch.arange(length) for length in self.whole.lengths])
+        return places.to(self.whole.starts.device, torch.float32, non_blocking=True)
+
+    def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, number: int) -> torch.Tensor:
+        """As `layer.Attend`."""
+        return attend(query, key, value, self.chunks if self.has_rope[number] else self.whole)
+
+
 def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments) -> torch.Tensor:
     """(tokens, heads, head size) for queries, (tokens, KV heads, head size) for keys and values -> as the queries.
 
@@ -65,6 +91,20 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments
         parts.append(part.squeeze(0).transpose(0, 1))
         start += length
     return torch.cat(parts)
+
+
+def attend_to_kept(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, visible: torch.Tensor
+) -> torch.Tensor:
+    """(rows, heads, head size) of one token a row, (rows, KV heads, kept, head size) twice -> as the query.
+
+    `visible`: (rows, kept) bool, which of its row's kept keys a token sees. What it does not see must be finite.
+    Scores are scaled as `attend` does.
+    """
+    # The heads that share keys stand where tokens would: no kernel has then to know of grouped heads, or repeat keys.
+    grouped = query.unflatten(1, (keys.shape[1], -1))
+    out = functional.scaled_dot_product_attention(grouped, keys, values, attn_mask=visible[:, None, None])
+    return out.flatten(1, 2)
 
 
 @cache

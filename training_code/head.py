@@ -23,6 +23,10 @@ class Head:
     """(vocabulary, hidden)"""
     norm_eps: float
 
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """(tokens, hidden) -> (tokens, vocabulary), in the dtype of the matrix."""
+        return self._normed(x) @ self.weight.t()
+
     def loss(self, x: torch.Tensor, positions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Natural-log cross-entropy summed over `positions` of x (tokens, hidden), f32; `targets` are their classes."""
         with torch.no_grad():

@@ -7,6 +7,7 @@ stream has the dtype of `x`: f32 where the weights are f16, whose range it would
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,6 @@ import torch
 from torch.nn import functional
 
 from training_code.architecture import Architecture
-from training_code.attention import Segments, attend, chunks
 from training_code.frozen import FrozenLayer, Groups, grouped_linear, grouped_product, linear
 from training_code.fused import fused
 from training_code.lora_weights import LayerLora, Noise, drop
@@ -26,11 +26,8 @@ silu(gate) * up of Llama 4 goes beyond f16's 65,504."""
 
 @dataclass(frozen=True)
 class Places:
-    """Where each token of a micro-batch stands; the same for every layer."""
+    """Where each token stands in its document; the same for every layer."""
 
-    documents: Segments
-    chunks: Segments
-    """Of documents: over what a RoPE layer attends."""
     cosines: torch.Tensor
     """(tokens, 1, head size / 2) f32: each token's rotation by its place in its document."""
     sines: torch.Tensor
@@ -38,25 +35,22 @@ class Places:
     """(tokens, 1, 1) f32: by what a layer without RoPE multiplies queries."""
 
     @classmethod
-    def of(
-        cls, lengths: tuple[int, ...], architecture: Architecture, device: torch.device, frequencies: torch.Tensor
-    ) -> Places:
-        """`frequencies`: `architecture.inverse_frequencies()` on the device."""
-        places = torch.cat([torch.arange(length) for length in lengths]).to(device, torch.float32, non_blocking=True)
+    def of(cls, places: torch.Tensor, architecture: Architecture, frequencies: torch.Tensor) -> Places:
+        """`places`: (tokens,) f32, counted from 0. `frequencies`: `architecture.inverse_frequencies()` beside them."""
         angles = (places[:, None] * frequencies)[:, None, :]
-        documents = Segments.of(lengths, device)
-        cut = chunks(lengths, architecture.chunk_size)
         temperature = None
         if architecture.temperature is not None:
             steps = torch.floor((places + 1) / architecture.temperature.floor_scale)
             temperature = (torch.log1p(steps) * architecture.temperature.scale + 1)[:, None, None]
-        return cls(
-            documents,
-            documents if cut == lengths else Segments.of(cut, device),
-            angles.cos(),
-            angles.sin(),
-            temperature,
-        )
+        return cls(angles.cos(), angles.sin(), temperature)
+
+
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tensor]
+"""What a layer's tokens see of each other: (query, key, value, number of the layer) -> a tensor like the query.
+
+(tokens, heads, head size) for queries, (tokens, KV heads, head size) for keys and values; all are rotated, normed and
+tempered, so that keys and values may be kept for tokens to come.
+"""
 
 
 @dataclass(frozen=True)
@@ -112,6 +106,7 @@ def run_layer(
     layer: FrozenLayer,
     lora: LayerLora,
     places: Places,
+    attend: Attend,
     architecture: Architecture,
     number: int,
     *,
@@ -121,7 +116,7 @@ def run_layer(
     eps = architecture.norm_eps
     weight = layer.plain("input_layernorm.weight")
     normed, dropped = _norm_and_drop(x, weight, eps, layer.dtype, lora.noise(x, *_QKV))
-    attended = _attention(normed, dropped, layer, lora, places, architecture, architecture.has_rope[number])
+    attended = _attention(normed, dropped, layer, lora, places, attend, architecture, number)
     has_experts = architecture.has_experts[number]
     place = "feed_forward.shared_expert" if has_experts else "feed_forward"
     weight = layer.plain("post_attention_layernorm.weight")
@@ -143,20 +138,19 @@ def _attention(
     layer: FrozenLayer,
     lora: LayerLora,
     places: Places,
+    attend: Attend,
     architecture: Architecture,
-    has_rope: bool,
+    number: int,
 ) -> torch.Tensor:
     qkv = lora.add(linear(x, layer, *_QKV), dropped, *_QKV)
     shape = architecture.shape
     heads = shape.num_attention_heads, shape.num_key_value_heads, shape.head_size
-    if has_rope:
+    if architecture.has_rope[number]:
         eps = architecture.norm_eps if architecture.qk_norm else None
         query, key, value = _rotated(qkv, places.cosines, places.sines, heads, eps)
-        out = attend(query, key, value, places.chunks)
     else:
         query, key, value = _tempered(qkv, places.temperature, heads)
-        out = attend(query, key, value, places.documents)
-    out = out.reshape(x.shape[0], -1)
+    out = attend(query, key, value, number).reshape(x.shape[0], -1)
     name = "self_attn.o_proj"
     return lora.add(linear(out, layer, name), lora.dropped(out, name), name)
 

@@ -15,14 +15,14 @@ import torch
 from torch.nn import functional
 
 from training_code.architecture import Architecture
+from training_code.attention import Documents
 from training_code.batches import MicroBatch
 from training_code.boundaries import Boundaries
 from training_code.feed import Feed, Place
 from training_code.frozen import FrozenLayer
 from training_code.head import Head
-from training_code.layer import Places, run_layer
+from training_code.layer import Parts, Places, run_layer
 from training_code.lora_weights import NO_LORA, LayerLora, LoraWeights
-from training_code.packs import Pack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +65,26 @@ class Llama:
     def num_layers(self) -> int:
         return self.architecture.shape.num_layers
 
+    def walk(
+        self, order: Sequence[int], *, adapted: bool = True, dropout: float = 0.0
+    ) -> Iterator[tuple[int, FrozenLayer, LayerLora]]:
+        """(number, weights, adapter) of each layer in this order; `NO_LORA` where not `adapted`.
+
+        What is given may be used until the next is asked for. Where ranks share the layers, all must walk alike.
+        """
+        for number, pack in self.feed.walk(order):
+            lora = LayerLora(self.lora.layer(number), self.lora.scale, dropout) if adapted else NO_LORA
+            yield number, FrozenLayer(pack, self.dtype, keep=self.placement.keep_dequantised), lora
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """(tokens,) -> (tokens, hidden): what the first layer is given, on the device."""
+        x = functional.embedding(ids.to(self.embedding.device), self.embedding)
+        return x.to(self.device, self.stream_dtype, non_blocking=True)
+
+    def places(self, places: torch.Tensor) -> Places:
+        """Of tokens that stand at these places (tokens,) f32 of their documents."""
+        return Places.of(places, self.architecture, self._frequencies)
+
     def loss(self, batches: Sequence[MicroBatch], *, num_batches: int, adapted: bool) -> Iterator[torch.Tensor]:
         """The summed loss of each group, without dropout; the base model's where not `adapted`.
 
@@ -74,10 +94,9 @@ class Llama:
             states = self._start(group)
             total = torch.zeros((), device=self.device)
             with torch.no_grad():
-                for number, pack in self.feed.walk(range(self.num_layers)):
-                    layer, lora = self._layer(pack), self._lora(number, dropout=0.0) if adapted else NO_LORA
+                for number, layer, lora in self.walk(range(self.num_layers), adapted=adapted):
                     for state in states:
-                        state.x = run_layer(state.x, layer, lora, state.places, self.architecture, number).total()
+                        state.x = self._run(state, state.x, layer, lora, number).total()
                 for state in states:
                     total += self.head.loss(state.x, state.positions, state.targets)
             yield total
@@ -122,29 +141,27 @@ class Llama:
         boundaries = self._boundaries
         boundaries.forget()
         with torch.no_grad():
-            for number, pack in self.feed.walk(range(self.num_layers)):
+            for number, layer, lora in self.walk(range(self.num_layers), dropout=self.lora.dropout):
                 if interrupted():
                     return None
-                layer, lora = self._layer(pack), self._lora(number, self.lora.dropout)
                 for state, seed in zip(states, seeds, strict=False):
                     boundaries.put(number, state.x)
                     _seed_dropout(seed, number)
-                    state.x = run_layer(state.x, layer, lora, state.places, self.architecture, number).total()
+                    state.x = self._run(state, state.x, layer, lora, number).total()
         mark("forward")
         total = torch.zeros((), device=self.device)
         for state in states:
             loss, state.x = self.head.loss_and_gradient(state.x, state.positions, state.targets)
             total += loss
         mark("head")
-        for number, pack in self.feed.walk(range(self.num_layers - 1, -1, -1)):
+        for number, layer, lora in self.walk(range(self.num_layers - 1, -1, -1), dropout=self.lora.dropout):
             if interrupted():
                 return None
-            layer, lora = self._layer(pack), self._lora(number, self.lora.dropout)
             for state, seed, given in zip(states, seeds, boundaries.take(number), strict=False):
                 x = given.detach().requires_grad_()
                 _seed_dropout(seed, number)
                 with torch.enable_grad():
-                    parts = run_layer(x, layer, lora, state.places, self.architecture, number, wanted=False)
+                    parts = self._run(state, x, layer, lora, number, wanted=False)
                 parts.backward(state.x)
                 assert x.grad is not None
                 state.x = x.grad
@@ -162,23 +179,24 @@ class Llama:
     def _start(self, group: Sequence[MicroBatch]) -> list[_State]:
         states = []
         for batch in group:
-            x = functional.embedding(batch.ids.to(self.embedding.device), self.embedding)
+            documents = Documents.of(batch.lengths, self.architecture, self.device)
             positions = (batch.targets >= 0).nonzero().squeeze(1)  # on the host: nothing waits for the GPU
             states.append(
                 _State(
-                    x.to(self.device, self.stream_dtype, non_blocking=True),
-                    Places.of(batch.lengths, self.architecture, self.device, self._frequencies),
+                    self.embed(batch.ids),
+                    documents,
+                    self.places(documents.places()),
                     positions.to(self.device, non_blocking=True),
                     batch.targets[positions].to(self.device, non_blocking=True),
                 )
             )
         return states
 
-    def _layer(self, pack: Pack) -> FrozenLayer:
-        return FrozenLayer(pack, self.dtype, keep=self.placement.keep_dequantised)
-
-    def _lora(self, number: int, dropout: float) -> LayerLora:
-        return LayerLora(self.lora.layer(number), self.lora.scale, dropout)
+    def _run(
+        self, state: _State, x: torch.Tensor, layer: FrozenLayer, lora: LayerLora, number: int, *, wanted: bool = True
+    ) -> Parts:
+        attend = state.documents.attend
+        return run_layer(x, layer, lora, state.places, attend, self.architecture, number, wanted=wanted)
 
 
 @dataclass
@@ -186,6 +204,7 @@ class _State:
     """A micro-batch on its way: `x` is its hidden states going up, and their gradient coming down."""
 
     x: torch.Tensor
+    documents: Documents
     places: Places
     positions: torch.Tensor
     targets: torch.Tensor

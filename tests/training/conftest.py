@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,3 +24,11 @@ def one_thread() -> Iterator[None]:
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoint folder of a random Llama 4: hidden 64, 4 layers (the last without RoPE), 4 experts."""
     return tiny.write_base(tmp_path_factory.mktemp("base") / "checkpoint")
+
+
+@pytest.fixture
+def free_port() -> int:
+    """For ranks to find each other."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

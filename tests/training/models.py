@@ -9,9 +9,11 @@ import torch
 from tests.training.meta import Recording
 from training_code import packs
 from training_code.architecture import Architecture
+from training_code.attention import Documents
 from training_code.batches import IGNORED, MicroBatch
 from training_code.feed import Feed, Place
 from training_code.head import Head
+from training_code.layer import run_layer
 from training_code.llama import Llama, Placement
 from training_code.lora_weights import LoraWeights
 from training_code.ranks import Ranks
@@ -94,6 +96,27 @@ def gradients(llama: Llama, batches: Sequence[MicroBatch], *, seed: str = "0") -
     total = llama.accumulate(batches, num_batches=len(batches), seed=seed)
     assert total is not None
     return total.item() / tokens, llama.lora.gradient / tokens
+
+
+@torch.no_grad()
+def logits(llama: Llama, ids: Sequence[int], *, adapted: bool) -> torch.Tensor:
+    """(tokens, vocabulary) of one document, by the path that training takes."""
+    x = llama.embed(torch.tensor(ids))
+    documents = Documents.of((len(ids),), llama.architecture, llama.device)
+    places = llama.places(documents.places())
+    for number, layer, lora in llama.walk(range(llama.num_layers), adapted=adapted):
+        x = run_layer(x, layer, lora, places, documents.attend, llama.architecture, number).total()
+    return llama.head.logits(x)
+
+
+def shortfall(llama: Llama, asked: Sequence[int], answer: Sequence[int], *, adapted: bool) -> float:
+    """By how much an answer's tokens miss the likeliest on average, in standard deviations of the logits.
+
+    One token alone may miss it by much where rounding has it go through another expert.
+    """
+    found = logits(llama, [*asked, *answer], adapted=adapted)[len(asked) - 1 : -1].float()
+    missed = found.amax(dim=-1) - found.gather(1, torch.tensor(answer)[:, None])[:, 0]
+    return float(missed.mean() / found.std())
 
 
 def _layer(weights: dict[str, torch.Tensor], number: int) -> dict[str, torch.Tensor]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import dataset_check, random_model, scout_step
+from benchmarks import dataset_check, generate, random_model, scout_step
 from heartbeat.scout import SCOUT, ModelShape
 
 
@@ -33,6 +33,22 @@ def test_prints_one_line_of_json(
     assert set(parts) == {"forward", "head", "backward", "optimizer"}
     assert sum(parts.values()) <= max(found["seconds_of_steps"])
     assert found["ratio_to_ceiling"] > 0
+
+
+def test_the_generation_benchmark_measures_reading_and_saying(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--tiny", "--batch", "3", "--prompt", "20", "--new", "5", "--runs", "1", "--layers", "2"]
+    monkeypatch.setattr(sys, "argv", ["generate", *small])
+    generate.main()
+    found = json.loads(capsys.readouterr().out)
+    assert found["prefill_tokens_per_second"] == pytest.approx(60 / found["seconds_to_read"])
+    assert found["decode_tokens_per_second"] == pytest.approx(3 / found["seconds_per_walk"])
+    # Keys and values of 2 heads of 64 numbers in two layers, f32.
+    assert found["cache_gib_per_gpu"] * 2**30 == 3 * 25 * 2 * 2 * 64 * 2 * 4
+    monkeypatch.setattr(sys, "argv", ["generate", "--tiny", "--new", "1"])
+    with pytest.raises(SystemExit, match="--new 1"):
+        generate.main()
 
 
 @pytest.mark.parametrize("mode", ["plain", "near"])

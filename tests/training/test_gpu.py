@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from benchmarks import random_model
-from tests.training.models import batch, gradients, shake
+from tests.training.models import batch, gradients, shake, shortfall
+from training_code.generate import generate
 from training_code.launch import Cluster, launch
 from training_code.llama import Llama, Placement
 from training_code.ranks import Ranks
@@ -19,10 +20,15 @@ LENGTHS = (300, 17, 128, 1, 64, 500)
 
 
 def build(
-    device: str, dtype: torch.dtype, placement: Placement | None = None, mode: str = "resident", dropout: float = 0.0
+    device: str,
+    dtype: torch.dtype,
+    placement: Placement | None = None,
+    mode: str = "resident",
+    dropout: float = 0.0,
+    chunk_size: int = 8192,
 ) -> Llama:
     llama = random_model.build(
-        random_model.TINY,
+        {**random_model.TINY, "attention_chunk_size": chunk_size},
         mode=mode,
         placement=placement or Placement(group_size=2),
         targets=("attention", "shared_expert", "routed_experts"),
@@ -101,11 +107,38 @@ def test_the_recomputed_forward_drops_what_the_first_dropped() -> None:
     assert higher - lower == pytest.approx(2 * float(gradient @ step), rel=0.02)
 
 
+def say(llama: Llama, **options: Any) -> list[list[int]]:
+    asked = [document.tolist() for document in documents()[0].ids.split(LENGTHS)]
+    settled: dict[str, Any] = {"max_new_tokens": 70, "stop_ids": (), "adapted": True, "batch_size": 4}
+    return generate(llama, asked, **{**settled, **options})
+
+
+def test_f32_on_the_gpu_says_what_f32_on_the_cpu_says() -> None:
+    """Over several chunks; the last batch has two rows, and one where each goes alone."""
+    plain = build("cpu", torch.float32, chunk_size=64)
+    expected = say(plain)
+    fast = copy_to("cuda", plain, torch.float32, chunk_size=64)
+    assert say(fast) == expected
+    assert say(fast, batch_size=1) == expected
+    assert say(fast, stop_ids=(expected[2][9],))[2] == expected[2][: expected[2].index(expected[2][9]) + 1]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_bf16_says_what_f32_finds_likeliest_or_nearly(batch_size: int) -> None:
+    plain = build("cpu", torch.float32, chunk_size=64)
+    fast = copy_to("cuda", plain, torch.bfloat16, chunk_size=64)
+    said = say(fast, batch_size=batch_size)
+    for document, answer in zip(documents()[0].ids.split(LENGTHS), said, strict=True):
+        assert shortfall(plain, document.tolist(), answer, adapted=True) < 0.05  # of random tokens: about 3.5
+    streamed = copy_to("cuda", fast, torch.bfloat16, chunk_size=64, mode="streamed")
+    assert say(streamed, batch_size=batch_size) == said
+
+
 TWO_GPUS = """
 import torch
 from benchmarks import random_model
 from tests.training.models import gradients, shake
-from tests.training.test_gpu import build, documents
+from tests.training.test_gpu import build, documents, say
 from training_code import device as devices
 from training_code.feed import Feed
 from training_code.llama import Placement
@@ -116,11 +149,13 @@ ranks = join(where)
 for place in ("device", "host"):
     whole = build(str(where), torch.bfloat16)
     loss, gradient = gradients(whole, documents())
+    said = say(whole, batch_size=1)  # each row alone: dealt to ranks, batches would differ, and with them rounding
     layouts = [random_model.layer_layout(whole.architecture, number) for number in range(whole.num_layers)]
     split = Feed(layouts, device=where, ranks=ranks, place=place, split=True)
     for number, share in enumerate(whole.feed.shares):
         split.fill(number, lambda out, share=share: out[: share.numel()].copy_(share))
     whole.feed, whole.placement = split, Placement(group_size=2, boundaries=place)
+    assert say(whole, batch_size=1, ranks=ranks) == said
     for _ in range(2):
         mine = documents()[ranks.rank :: ranks.world_size]
         my_loss, other = gradients(whole, mine)
