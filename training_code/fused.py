@@ -15,6 +15,9 @@ from typing import TypeVar
 import torch
 
 Result = TypeVar("Result")
+VARIANTS = 64
+"""Of one function that are compiled before the compiler refuses: with and without a gradient, with and without dropout,
+for many tokens and for one. torch's own limit is 8."""
 
 
 def fused(function: Callable[..., Result]) -> Callable[..., Result]:
@@ -25,7 +28,14 @@ def fused(function: Callable[..., Result]) -> Callable[..., Result]:
     rounds to bf16. Nothing may be drawn at random: the compiler's draws differ between a forward pass that has a
     gradient and one that has none (seen with torch 2.13).
     """
-    compiled = torch.compile(function, fullgraph=True)
+
+    @functools.cache
+    def compiled() -> Callable[..., Result]:
+        # Not before it is needed: the compiler alone takes seconds to import.
+        from torch._dynamo import config
+
+        config.recompile_limit = VARIANTS
+        return torch.compile(function, fullgraph=True)
 
     @functools.wraps(function)
     def call(first: torch.Tensor, *rest: object) -> Result:
@@ -35,7 +45,7 @@ def fused(function: Callable[..., Result]) -> Callable[..., Result]:
         for argument in flat:
             if isinstance(argument, torch.Tensor) and argument.shape[:1] == first.shape[:1]:
                 torch._dynamo.maybe_mark_dynamic(argument, 0)
-        return compiled(first, *rest)
+        return compiled()(first, *rest)
 
     return call
 
