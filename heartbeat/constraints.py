@@ -6,6 +6,7 @@ patterns are narrow: a wrong request would count a good answer as a bad one.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -40,11 +41,11 @@ _UNITS: dict[str, tuple[str, Callable[[str], int]]] = {
     "lines": (r"(?:lines?|lignes?)", lambda text: sum(bool(line.strip()) for line in text.splitlines())),
     "paragraphs": (
         r"(?:paragraphs?|paragraphes?)",
-        lambda text: sum(bool(part.strip()) for part in re.split(r"\n\s*\n", text)),
+        lambda text: sum(full for full, _ in itertools.groupby(text.splitlines(), lambda line: bool(line.strip()))),
     ),
     "items": (
         r"(?:bullet points?|bullets?|list items|puces|points de liste)",
-        lambda text: len(re.findall(r"^\s*(?:[-*\u2022]|\d{1,2}[.)])\s+\S", text, re.MULTILINE)),
+        lambda text: len(re.findall(r"^[ \t]*(?:[-*\u2022]|\d{1,2}[.)])[ \t]+\S", text, re.MULTILINE)),
     ),
 }
 _AT_MOST = r"(?:at most|no more than|a maximum of|up to|au plus|au maximum|pas plus de|maximum)"
@@ -155,7 +156,7 @@ def _is_list(answer: str) -> bool:
 
 
 def _is_table(answer: str) -> bool:
-    return bool(re.search(r"^\s*\|?[^\n]*\|[^\n]*\n\s*\|?\s*:?-{3,}", answer, re.MULTILINE))
+    return bool(re.search(r"\|[^|\n]*\n[ \t]*\|?[ \t]*:?-{3,}", answer))
 
 
 def _is_capitals(answer: str) -> bool:

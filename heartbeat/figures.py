@@ -14,7 +14,7 @@ _SPACES = "\u00a0\u202f "
 _FIGURE = re.compile(rf"(?<![\d.,])(?:\d{{1,3}}(?:[{_SPACES}]\d{{3}})+(?!\d)|\d+)?(?:[.,]\d+)*(?:\s?%)?")
 """Thousands apart by a space, as French writes them; decimals after a point or a comma, also without a zero."""
 _SEASON = re.compile(r"(?<!\d)(\d\d)(\d\d)\s?[-\u2013/]\s?(\d\d)(?!\d)")
-_ENUMERATION = re.compile(r"^\s*\d{1,2}[.)]\s", re.MULTILINE)
+_ENUMERATION = re.compile(r"^[ \t]*\d{1,2}[.)]\s", re.MULTILINE)
 """`1. ` before an item of a list claims nothing."""
 
 

@@ -221,6 +221,15 @@ def test_what_the_row_itself_breaks_is_not_scored() -> None:
     assert wrong(exception, "My name is Bob, and that is it.") == {"persona"}
 
 
+@pytest.mark.parametrize(
+    "turn",
+    [calls(call("query", table="a", year=-1)), {**QUERY, "content": "Let me look."}],
+)
+def test_a_call_that_the_endpoint_could_not_read_is_not_asked_of_a_model(turn: dict[str, Any]) -> None:
+    (case,) = cases([{"messages": [user("How many?"), turn], "tools": TOOLS}])
+    assert not {"routing", "validity", "exact_arguments"} & scored(case, GOOD).problems.keys()
+
+
 def test_the_assistants_own_words_are_no_source() -> None:
     messages = [*ROW["messages"], user("And what is it in the other games?"), says("That is for the data to say.")]
     messages[4] = says("He scored 11 of 77.")
