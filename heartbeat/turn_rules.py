@@ -84,7 +84,7 @@ class TurnRules:
         found: list[Constraint] = constraints(self._user) if case.is_answer else []
         self._asked_language = any(constraint.asks.startswith("language") for constraint in found)
         self._constraints = [constraint for constraint in found if constraint.is_kept_by(said)]
-        self._language = self._told_language(said)
+        self._language = self._told_language()
         self._counts = frozenset(name for name, problem in self._problems(expected).items() if problem is None)
 
     def score(self, text: str) -> TurnScore:
@@ -163,13 +163,12 @@ class TurnRules:
         claimed = unsupported(_words(turn), sources)
         return f"no source for {', '.join(claimed[:5])}" if claimed else None
 
-    def _told_language(self, expected: str) -> str | None:
-        """The user's language where the row answers in it; None where it cannot be told, or another was asked for."""
+    def _told_language(self) -> str | None:
+        """The user's language, from the latest message that tells; None where none does, or where one was asked for."""
         if not self._case.is_answer or self._asked_language:
             return None
         asked = [m.get("content") or "" for m in reversed(self._case.prompt) if m["role"] == "user"]
-        told = next((found for text in asked if (found := language_of(text)) != "unknown"), None)
-        return told if told and may_be(expected, told) else None
+        return next((found for text in asked if (found := language_of(text)) != "unknown"), None)
 
 
 def _read(text: str, case: Case) -> _Turn:

@@ -68,7 +68,7 @@ def test_against_base(base: int, tuned: int, min_gain: float, passed: bool, word
 def test_an_optional_metric_stops_only_what_is_shown_to_be_bad() -> None:
     bounds = {"routing": Bound(at_least=0.5), "instruction": Bound(at_least=0.8, required=False)}
     good = scores(95)["metrics"]
-    for right, count, passed in ((3, 3, True), (0, 0, True), (10, 100, False), (99, 100, True)):
+    for right, count, passed in ((3, 3, True), (2, 3, True), (0, 0, True), (10, 100, False), (99, 100, True)):
         both = {"metrics": {**good, **scores(right, count, name="instruction")["metrics"]}}
         found = verdict(both, bounds)
         assert found.passed == passed
@@ -94,6 +94,12 @@ def test_what_is_no_number_fails(odd: Any, end: str) -> None:
     found = verdict(broken, {"routing": Bound(at_least=0.5)})
     assert found.reasons == ("routing is no number in the scores",)
     assert not found.passed
+
+
+def test_a_value_outside_its_interval_fails() -> None:
+    broken = scores(95)
+    broken["metrics"]["routing"]["tuned"] = {"value": 0.1, "low": 0.9, "high": 1.0}
+    assert not verdict(broken, {"routing": Bound(at_least=0.5)}).passed
 
 
 ANYTHING = st.recursive(

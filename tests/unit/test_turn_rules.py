@@ -154,6 +154,7 @@ def test_a_turn_that_should_call(text: str, metrics: set[str]) -> None:
         ("That is 11 goals.", set()),
         ("That is 12 goals.", {"figures"}),
         ("Il est dans une forme que les autres n'ont pas : 11 buts.", {"language"}),
+        ("Il est dans une forme que les autres n'ont pas : 11 buts for the team.", {"language"}),
         ("qwx zzt", {"language"}),
         ("I am Llama, and that is 11 goals.", {"persona"}),
         (GOOD, {"answering", "figures", "language", "persona"}),
@@ -210,6 +211,11 @@ def test_a_request_for_a_form_is_scored_where_the_row_keeps_it() -> None:
     assert wrong(kept, "Le Canadien est bon.") == set()
     assert wrong(kept, "The team that is the best, of course.") == {"instruction"}
     assert "language" not in scored(kept, "x").problems
+    same = asked("Answer in English: who is the best of the team?", "That is for you to say.")
+    assert wrong(same, "Il est dans une forme que les autres n'ont pas.") == {"instruction"}
+    in_part = asked("Answer in English, in one sentence, please.", "That is for you to say. Ask me of the history.")
+    assert wrong(in_part, "It is the goalie. He is the best of the team. He is.") == set()
+    assert wrong(in_part, "Il est dans une forme que les autres n'ont pas.") == {"instruction"}
     declined = asked("Answer in one sentence: who won?", "No. I do not say. Ask me of the history.")
     assert "instruction" not in scored(declined, "x").problems
 
@@ -247,6 +253,9 @@ def test_the_language_is_the_latest_that_tells() -> None:
     ]
     last = cases([{"messages": messages}])[-1]
     assert "language" in wrong(last, "He is the best of the team.")
+    then = [*messages[:2], user("What is it like for the team?"), says("It is good for the team.")]
+    last = cases([{"messages": then}])[-1]
+    assert "language" in wrong(last, "Il est dans une forme que les autres n'ont pas.")
 
 
 @given(st.text())
