@@ -78,23 +78,41 @@ def language(row: Mapping[str, Any]) -> str:
     The last answer's where the question does not tell; "unknown" where that does not either. Two words tell.
     """
     messages = row["messages"]
-    first = _language(next((m["content"] for m in messages if m["role"] == "user"), ""))
-    return first if first != "unknown" else _language(messages[-1].get("content") or "")
+    first = language_of(next((m["content"] for m in messages if m["role"] == "user"), ""))
+    return first if first != "unknown" else language_of(messages[-1].get("content") or "")
 
 
-def _language(text: str) -> str:
+def language_of(text: str) -> str:
+    """Two letters of the language of a text, told from its beginning; "unknown" where it does not tell."""
     text = _plain(text[:_READ_CHARACTERS])
     if not text.isascii():
         for name, script in _SCRIPTS:
             if script.search(text):
                 return name
-    votes = "".join([_LANGUAGES_OF[word] for word in _WORD.findall(text) if word in _LANGUAGES_OF])
+    votes = _votes(text)
     if not votes:
         return "unknown"
     (most, first), (next_most, _) = sorted(
         ((votes.count(letter), letter) for letter in set(votes + "?")), reverse=True
     )[:2]
     return _LETTERS[first] if most > max(next_most, 1) else "unknown"
+
+
+def may_be(text: str, language: str) -> bool:
+    """Whether a text is in a language for all that one can tell: none has more of its commonest words in the text.
+
+    One word of it must be there, so that a text in no language at all is in none.
+    """
+    if language not in _COMMON:
+        return language_of(text) == language
+    votes = _votes(_plain(text[:_READ_CHARACTERS]))
+    of = {letter: votes.count(letter) for letter in set(votes)}
+    return any(_LETTERS[letter] == language and count == max(of.values()) for letter, count in of.items())
+
+
+def _votes(text: str) -> str:
+    """A letter (of _LETTERS) for each word that is common in a language; `text` is in small letters."""
+    return "".join([_LANGUAGES_OF[word] for word in _WORD.findall(text) if word in _LANGUAGES_OF])
 
 
 def _leaks(row: Mapping[str, Any], suspects: list[tuple[str, re.Pattern[str]]]) -> Iterator[Problem]:

@@ -67,9 +67,9 @@ def _mismatches(value: Any, schema: Any, root: Any, at: str, depth: int) -> Iter
         if known and not any(_TYPES[name](value) for name in known):
             yield f"have {_shown(value)} as {where}, which must be of type {' or '.join(known)}"
             return
-    if isinstance(schema.get("enum"), list) and not any(_same(value, one) for one in schema["enum"]):
+    if isinstance(schema.get("enum"), list) and not any(same(value, one) for one in schema["enum"]):
         yield f"have {_shown(value)} as {where}, which must be one of {_shown(schema['enum'])}"
-    if "const" in schema and not _same(value, schema["const"]):
+    if "const" in schema and not same(value, schema["const"]):
         yield f"have {_shown(value)} as {where}, which must be {_shown(schema['const'])}"
     if isinstance(value, dict):
         yield from _of_object(value, schema, root, at, depth)
@@ -194,14 +194,14 @@ def _list(schema: Mapping[str, Any], keyword: str) -> list[Any]:
     return found if isinstance(found, list) else []
 
 
-def _same(one: Any, other: Any) -> bool:
-    """Equal as JSON: 1 and 1.0 are, 1 and true are not."""
+def same(one: Any, other: Any) -> bool:
+    """Whether two values are equal as JSON: 1 and 1.0 are, 1 and true are not."""
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
     if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_same, one, other))
+        return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)
+        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
     return bool(one == other)
 
 

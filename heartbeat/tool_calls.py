@@ -2,7 +2,7 @@
 
 The form is what vLLM's `llama4_pythonic` parser reads back (vllm/tool_parsers/llama4_pythonic_tool_parser.py):
 keyword arguments only, names of ASCII letters, digits and `_`, values that are Python literals without a sign.
-`why_unreadable` says which calls that parser would not read. `serving.tool_call_parser` is the inverse.
+`why_unreadable` says which calls that parser would not read. `heartbeat.tool_call_parser` is the inverse.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from heartbeat.chat import PYTHON_END, PYTHON_START
+from heartbeat.tool_call_parser import ToolCall, parse_calls
 from serving.generate import TOP_LOGPROBS_LIMIT, Answer, Token
-from serving.tool_call_parser import ToolCall, parse_calls
 
 DEFAULT_MAX_TOKENS = 256
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from heartbeat.tool_call_parser import ToolCall, parse_calls
 from heartbeat.tool_calls import why_unreadable, write_calls
-from serving.tool_call_parser import ToolCall, parse_calls
 
 NAMES = st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,12}", fullmatch=True).filter(lambda name: not keyword.iskeyword(name))
 NUMBERS = st.integers(min_value=0, max_value=10**30) | st.floats(
