@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import time
-from datetime import UTC, datetime
 from typing import Any
 
 import torch
 
-from benchmarks import random_model
-from benchmarks.scout_step import code_version, synchronise
+from benchmarks import machine, random_model
 from heartbeat.memory import GIB
 from training_code import device as devices
 from training_code.generate import cache_bytes, generate
@@ -42,25 +39,14 @@ def main() -> None:
 def measure(arguments: argparse.Namespace, where: torch.device, ranks: Ranks) -> dict[str, Any]:
     """What reading and saying took and needed."""
     dtype = devices.compute_dtype(where)
-    config = dict(random_model.TINY if arguments.tiny else random_model.SCOUT)
-    if arguments.layers:
-        config["num_hidden_layers"] = arguments.layers
-    llama = random_model.build(
-        config,
-        mode=arguments.mode,
-        placement=Placement(keep_dequantised=not arguments.dequantise_each_time),
-        targets=arguments.lora_targets.split(","),
-        rank=arguments.lora_r,
-        device=where,
-        dtype=dtype,
-        ranks=ranks,
-    )
+    placement = Placement(keep_dequantised=not arguments.dequantise_each_time)
+    llama = random_model.of_arguments(arguments, placement, device=where, dtype=dtype, ranks=ranks)
     num_prompts, vocabulary = arguments.batch * ranks.world_size, llama.architecture.shape.vocabulary_size
     generator = torch.Generator().manual_seed(0)  # of the same prompts on every rank
     prompts = torch.randint(vocabulary, (num_prompts, arguments.prompt), generator=generator).tolist()
 
     def seconds(num_new: int) -> float:
-        synchronise(where, ranks)
+        machine.synchronise(where, ranks)
         begun = time.monotonic()
         generate(
             llama,
@@ -71,7 +57,7 @@ def measure(arguments: argparse.Namespace, where: torch.device, ranks: Ranks) ->
             batch_size=arguments.batch,
             ranks=ranks,
         )
-        synchronise(where, ranks)
+        machine.synchronise(where, ranks)
         return time.monotonic() - begun
 
     seconds(2)  # compiles what is compiled
@@ -87,32 +73,19 @@ def measure(arguments: argparse.Namespace, where: torch.device, ranks: Ranks) ->
         "seconds_to_read": read,
         "seconds_per_walk": step,
         "cache_gib_per_gpu": cached / GIB,
-        "peak_gpu_gib": torch.cuda.max_memory_allocated(where) / GIB if where.type == "cuda" else None,
-        "peak_host_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        "gpu": torch.cuda.get_device_name(where) if where.type == "cuda" else "CPU",
-        "num_gpus": ranks.world_size,
-        "settings": vars(arguments),
-        "mode": arguments.mode,
-        "torch": torch.__version__,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "code_version": code_version(),
+        **machine.record(arguments, where, ranks),
     }
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
-    add("--mode", choices=("resident", "sharded", "streamed"), default="resident")
+    random_model.add_options(parser)
     add("--batch", type=int, default=32, help="prompts that each GPU answers together (32)")
     add("--prompt", type=int, default=512, help="tokens of a prompt (512)")
     add("--new", type=int, default=64, help="tokens of an answer (64)")
     add("--base", action="store_true", help="without the adapter")
-    add("--dequantise-each-time", action="store_true", help="rather than once while a layer is in use")
-    add("--lora-targets", default="attention,shared_expert")
-    add("--lora-r", type=int, default=16)
-    add("--layers", type=int, help="fewer than the model has, for a quick look")
     add("--runs", type=int, default=3, help="that count (3)")
-    add("--tiny", action="store_true", help="a small model, for a machine without a GPU")
     return parser
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,6 +57,36 @@ WEIGHT_SIZE = 0.02
 """Standard deviation of the weights, as Llama 4 is initialised."""
 _MEAN_SQUARE_OF_CODES = 0.29
 """Of the 16 values of NF4, each as likely."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What `of_arguments` asks."""
+    add = parser.add_argument
+    add("--mode", choices=("resident", "sharded", "streamed"), default="resident")
+    add("--dequantise-each-time", action="store_true", help="rather than once while a layer is in use")
+    add("--lora-targets", default="attention,shared_expert")
+    add("--lora-r", type=int, default=16)
+    add("--layers", type=int, help="fewer than the model has, for a quick look")
+    add("--tiny", action="store_true", help="a small model, for a machine without a GPU")
+
+
+def of_arguments(
+    arguments: argparse.Namespace, placement: Placement, *, device: torch.device, dtype: torch.dtype, ranks: Ranks
+) -> Llama:
+    """The model that the options describe."""
+    config = dict(TINY if arguments.tiny else SCOUT)
+    if arguments.layers:
+        config["num_hidden_layers"] = arguments.layers
+    return build(
+        config,
+        mode=arguments.mode,
+        placement=placement,
+        targets=arguments.lora_targets.split(","),
+        rank=arguments.lora_r,
+        device=device,
+        dtype=dtype,
+        ranks=ranks,
+    )
 
 
 def build(

@@ -11,17 +11,14 @@ import argparse
 import json
 import math
 import random
-import resource
 import statistics
-import subprocess
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks import random_model
+from benchmarks import machine, random_model
 from heartbeat.memory import GIB
 from training_code import device as devices
 from training_code.batches import Part, part_of
@@ -60,25 +57,13 @@ def main() -> None:
 def measure(arguments: argparse.Namespace, where: torch.device, ranks: Ranks) -> dict[str, Any]:
     """What the steps took and needed."""
     dtype = devices.compute_dtype(where)
-    config = dict(random_model.TINY if arguments.tiny else random_model.SCOUT)
-    if arguments.layers:
-        config["num_hidden_layers"] = arguments.layers
     placement = Placement(
         boundaries=arguments.boundaries,
         group_size=arguments.group,
         keep_dequantised=not arguments.dequantise_each_time,
     )
     started = time.monotonic()
-    llama = random_model.build(
-        config,
-        mode=arguments.mode,
-        placement=placement,
-        targets=arguments.lora_targets.split(","),
-        rank=arguments.lora_r,
-        device=where,
-        dtype=dtype,
-        ranks=ranks,
-    )
+    llama = random_model.of_arguments(arguments, placement, device=where, dtype=dtype, ranks=ranks)
     built_seconds = time.monotonic() - started
     flat = llama.lora.flat
     optimizer = torch.optim.AdamW([flat], lr=1e-4, weight_decay=0.0, fused=where.type == "cuda")
@@ -88,7 +73,7 @@ def measure(arguments: argparse.Namespace, where: torch.device, ranks: Ranks) ->
     for number in range(arguments.warm_up + arguments.steps):
         part = _part(arguments, llama, ranks, number)
         marks = _Marks(where)
-        synchronise(where, ranks)
+        machine.synchronise(where, ranks)
         begun = time.monotonic()
         loss = train_step(
             llama,
@@ -99,7 +84,7 @@ def measure(arguments: argparse.Namespace, where: torch.device, ranks: Ranks) ->
             ranks=ranks,
             mark=marks.mark,
         ).loss
-        synchronise(where, ranks)
+        machine.synchronise(where, ranks)
         took = time.monotonic() - begun
         if ranks.is_first:
             print(f"step {number}: {took:.3f} s, loss {loss:.3f}", flush=True)
@@ -125,21 +110,13 @@ def measure(arguments: argparse.Namespace, where: torch.device, ranks: Ranks) ->
         "tokens_per_step": tokens,
         "supervised_share": supervised / tokens,
         "micro_batches_per_gpu": part.num_batches,
-        "peak_gpu_gib": torch.cuda.max_memory_allocated(where) / GIB if where.type == "cuda" else None,
         "peak_gpu_reserved_gib": torch.cuda.max_memory_reserved(where) / GIB if where.type == "cuda" else None,
-        "peak_host_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         "matmul_ceiling_tflops": ceiling / 1e12,
         "achieved_tflops": achieved / 1e12,
         "ratio_to_ceiling": achieved / ceiling,
         "built_seconds": built_seconds,
         "last_loss": loss,
-        "gpu": torch.cuda.get_device_name(where) if where.type == "cuda" else "CPU",
-        "num_gpus": ranks.world_size,
-        "settings": vars(arguments),
-        "mode": arguments.mode,
-        "torch": torch.__version__,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "code_version": code_version(),
+        **machine.record(arguments, where, ranks),
     }
 
 
@@ -222,23 +199,6 @@ def _matmul_ceiling(where: torch.device, dtype: torch.dtype) -> float:
     return statistics.median(found[2:])
 
 
-def synchronise(where: torch.device, ranks: Ranks) -> None:
-    if where.type == "cuda":
-        torch.cuda.synchronize(where)
-    ranks.wait_for_all()
-
-
-def code_version() -> str:
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout.strip() or "unknown"
-
-
 def _save(measured: dict[str, Any]) -> None:
     settings = measured["settings"]
     gpu = measured["gpu"].lower().removeprefix("nvidia ").split()[0]
@@ -255,7 +215,7 @@ def _save(measured: dict[str, Any]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
-    add("--mode", choices=("resident", "sharded", "streamed"), default="resident")
+    random_model.add_options(parser)
     add("--micro-batches", type=int, default=8, help="of a step, on each GPU (8)")
     add("--batch", type=int, default=2, help="PER_DEVICE_BATCH_SIZE: a micro-batch has so many times MAX_LENGTH (2)")
     add("--max-length", type=int, default=4096, help="tokens (4096)")
@@ -263,15 +223,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--supervised", type=float, default=0.4, help="share of each conversation that the loss is taken on (0.4)")
     add("--group", type=int, default=8, help="micro-batches that go through a layer together (8)")
     add("--boundaries", choices=("device", "host"), default="host", help="where layers' inputs are kept (host)")
-    add("--dequantise-each-time", action="store_true", help="rather than once while a layer is in use")
-    add("--lora-targets", default="attention,shared_expert")
-    add("--lora-r", type=int, default=16)
-    add("--layers", type=int, help="fewer than the model has, for a quick look")
     add("--memory-cap-gib", type=float, help="of GPU memory, to stand for a smaller GPU")
     add("--warm-up", type=int, default=2, help="steps before those that count (2)")
     add("--steps", type=int, default=3, help="steps that count (3)")
     add("--profile", type=int, metavar="N", help="print the N kernels that take longest in one more step")
-    add("--tiny", action="store_true", help="a small model, for a machine without a GPU")
     add("--save", action="store_true", help="keep the result in benchmarks/results")
     return parser
 

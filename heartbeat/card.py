@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from heartbeat.catalog import Catalog, load
+from heartbeat.memory import GIB
 from heartbeat.scout import QUANTISED_PARTS, SCOUT, ModelShape
-
-GIB = 2**30
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from heartbeat import metrics
+from heartbeat.memory import GIB
 
 Body = dict[str, Any]
 Number = int | str
@@ -23,7 +24,6 @@ BASE_NAME = "base"
 VARIANT = "main"
 CHECKPOINT_PATH = "/opt/ml/checkpoints"
 
-_GIB = 1024**3
 # AL2023 host image that carries the driver which CUDA 13 containers need.
 # Source: SageMaker "InferenceAmiVersion" reference, read 2026-11.
 INFERENCE_AMI = "al2023-ami-sagemaker-inference-gpu-4-1"
@@ -53,7 +53,7 @@ def volume_size_gib(*, base_model_bytes: float, dataset_bytes: float, at_least: 
 
     Instances with NVMe disks ignore it. SageMaker's own limit is 16,384 GiB.
     """
-    needed = math.ceil(1.2 * (base_model_bytes + dataset_bytes) / _GIB) + 20
+    needed = math.ceil(1.2 * (base_model_bytes + dataset_bytes) / GIB) + 20
     return min(max(needed, at_least), 16384)
 
 

@@ -9,9 +9,9 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from heartbeat.catalog import Catalog, Instance
+from heartbeat.memory import GIB
 from heartbeat.scout import WEIGHT_BYTES, ModelShape
 
-GIB = 2**30
 HOURS_PER_MONTH = 730
 GPU_SHARE = 0.9
 """Of a GPU's memory that vLLM uses: its `gpu_memory_utilization` default."""

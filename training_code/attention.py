@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -46,6 +46,11 @@ def chunks(lengths: tuple[int, ...], size: int | None) -> tuple[int, ...]:
     return tuple(cut)
 
 
+def places_of(lengths: Sequence[int]) -> torch.Tensor:
+    """(tokens,) int64 on the host: each token's place in its document, from 0."""
+    return torch.cat([torch.arange(length) for length in lengths])
+
+
 @dataclass(frozen=True)
 class Documents:
     """Whole documents end to end, as training and reading a prompt attend over them."""
@@ -62,8 +67,7 @@ class Documents:
 
     def places(self) -> torch.Tensor:
         """(tokens,) f32: each token's place in its document, from 0."""
-        places = torch.cat([torch.arange(length) for length in self.whole.lengths])
-        return places.to(self.whole.starts.device, torch.float32, non_blocking=True)
+        return places_of(self.whole.lengths).to(self.whole.starts.device, torch.float32, non_blocking=True)
 
     def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, number: int) -> torch.Tensor:
         """As `layer.Attend`."""

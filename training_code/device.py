@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import os
 
 import torch
@@ -21,3 +23,13 @@ def compute_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cpu":
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+@functools.cache
+def has_triton(device: torch.device) -> bool:
+    """Whether kernels can be compiled for it: an NVIDIA GPU from compute capability 8.0, and the compiler is here."""
+    return (
+        device.type == "cuda"
+        and torch.cuda.get_device_capability(device) >= (8, 0)
+        and importlib.util.find_spec("triton") is not None
+    )

@@ -7,12 +7,13 @@ operation: each reads and writes all tokens anew (docs/performance.md). The arit
 from __future__ import annotations
 
 import functools
-import importlib.util
 from collections.abc import Callable
 from itertools import chain
 from typing import TypeVar
 
 import torch
+
+from training_code.device import has_triton
 
 Result = TypeVar("Result")
 VARIANTS = 64
@@ -39,7 +40,7 @@ def fused(function: Callable[..., Result]) -> Callable[..., Result]:
 
     @functools.wraps(function)
     def call(first: torch.Tensor, *rest: object) -> Result:
-        if not _has_compiler(first.device):
+        if not has_triton(first.device):
             return function(first, *rest)
         flat = chain(*(argument if isinstance(argument, tuple) else (argument,) for argument in (first, *rest)))
         for argument in flat:
@@ -48,12 +49,3 @@ def fused(function: Callable[..., Result]) -> Callable[..., Result]:
         return compiled()(first, *rest)
 
     return call
-
-
-@functools.cache
-def _has_compiler(device: torch.device) -> bool:
-    return (
-        device.type == "cuda"
-        and torch.cuda.get_device_capability(device) >= (8, 0)
-        and importlib.util.find_spec("triton") is not None
-    )

@@ -14,7 +14,7 @@ from itertools import chain
 import torch
 
 from training_code.architecture import Architecture
-from training_code.attention import Documents, attend_to_kept
+from training_code.attention import Documents, attend_to_kept, places_of
 from training_code.layer import Places, run_layer
 from training_code.llama import Llama
 from training_code.ranks import Ranks
@@ -171,7 +171,7 @@ class _Prompts:
         documents = Documents.of(lengths, architecture, device)
         sizes = torch.tensor(lengths)
         rows = torch.arange(first_row, first_row + len(prompts)).repeat_interleave(sizes)
-        places = torch.cat([torch.arange(length) for length in lengths])
+        places = places_of(lengths)
         # Tokens that are as far before their slot as the prompt's last token: in a RoPE layer those of its last chunk.
         last = (sizes - 1).repeat_interleave(sizes)
         kept = {}
@@ -295,7 +295,7 @@ def _any(ranks: Ranks, here: bool, device: torch.device) -> bool:
     if ranks.world_size == 1:
         return here
     told = torch.tensor(int(here), device=device)
-    _sum(ranks, told)
+    ranks.add_up(told)
     return bool(told.item())
 
 
@@ -305,11 +305,5 @@ def _gathered(ranks: Ranks, answers: list[list[int]], max_new_tokens: int, devic
         return answers
     rows = [[len(answer), *answer, *[0] * (max_new_tokens - len(answer))] for answer in answers]
     told = torch.tensor(rows, device=device)
-    _sum(ranks, told)
+    ranks.add_up(told)
     return [row[1 : 1 + row[0]] for row in told.tolist()]
-
-
-def _sum(ranks: Ranks, told: torch.Tensor) -> None:
-    work = ranks.sum(told)
-    if work is not None:
-        work.wait()

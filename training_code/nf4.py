@@ -11,12 +11,13 @@ that is done as in its plain torch backend, in IEEE float32, so that every machi
 from __future__ import annotations
 
 import functools
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
 import torch
+
+from training_code.device import has_triton
 
 BLOCK = 64
 """Weights with one scale."""
@@ -91,7 +92,7 @@ def dequantize(
         out = torch.empty(tuple(shape), dtype=dtype, device=quantised.codes.device)
     elif out.shape != tuple(shape) or out.dtype != dtype or not out.is_contiguous():
         raise ValueError(f"out must be contiguous, {tuple(shape)} and {dtype}, not {tuple(out.shape)} and {out.dtype}")
-    if _has_kernel(quantised.codes.device):
+    if has_triton(quantised.codes.device):
         from training_code import nf4_triton
 
         tables = _tables(quantised.codes.device)
@@ -186,12 +187,3 @@ def _scale_values() -> torch.Tensor:
         decade = (edges[:-1] + edges[1:]) / 2 * 10.0 ** (exponent - 6)
         values += [decade, -decade]
     return torch.cat(values).sort().values
-
-
-@functools.cache
-def _has_kernel(device: torch.device) -> bool:
-    return (
-        device.type == "cuda"
-        and torch.cuda.get_device_capability(device) >= (8, 0)
-        and importlib.util.find_spec("triton") is not None
-    )

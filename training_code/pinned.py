@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from heartbeat.memory import GIB
+
 _kept: dict[int, torch.Tensor] = {}
 
 
@@ -16,13 +18,11 @@ def allocate(num_bytes: int) -> torch.Tensor:
     try:
         memory = torch.empty(num_bytes, dtype=torch.uint8)
     except RuntimeError:  # torch's own word for it
-        raise MemoryError(f"{num_bytes / 2**30:.1f} GiB of host memory were asked for") from None
+        raise MemoryError(f"{num_bytes / GIB:.1f} GiB of host memory were asked for") from None
     memory.zero_()  # brings the pages in with all threads; registering alone would with one
     status = torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), num_bytes, 0)
     if int(status):
-        raise MemoryError(
-            f"{num_bytes / 2**30:.1f} GiB of host memory cannot be page-locked (CUDA error {int(status)})"
-        )
+        raise MemoryError(f"{num_bytes / GIB:.1f} GiB of host memory cannot be page-locked (CUDA error {int(status)})")
     _kept[memory.data_ptr()] = memory
     return memory
 

@@ -42,6 +42,12 @@ class Ranks:
         work: Work | None = dist.all_reduce(tensor, async_op=True)
         return work
 
+    def add_up(self, tensor: torch.Tensor) -> None:
+        """The same, waited for."""
+        work = self.sum(tensor)
+        if work is not None:
+            work.wait()
+
     def gather(self, whole: torch.Tensor, part: torch.Tensor) -> Work | None:
         """Fill `whole` with every rank's `part`, in the order of ranks; not waited for."""
         work: Work | None = dist.all_gather_into_tensor(whole, part, async_op=True)

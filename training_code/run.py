@@ -237,9 +237,7 @@ class Run:
             total += group
             if self.ranks.of_first(int(self.clock.seconds_left() <= 0), device):
                 return None
-        pending = self.ranks.sum(total)
-        if pending:
-            pending.wait()
+        self.ranks.add_up(total)
         loss = total.item() / max(1, part.num_supervised)
         if not math.isfinite(loss):
             raise TrainingError(

@@ -12,11 +12,9 @@ from heartbeat.candidates import Candidate
 from heartbeat.cli import screen
 from heartbeat.durations import about
 from heartbeat.job import FineTuneJob
-from heartbeat.memory import USABLE_HOST_SHARE
+from heartbeat.memory import GIB, USABLE_HOST_SHARE
 from heartbeat.plan import Plan
 from heartbeat.scout import ModelShape
-
-GIB = 2**30
 
 
 def show(shape: ModelShape, job: FineTuneJob, plan: Plan) -> None:

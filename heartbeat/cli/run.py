@@ -21,13 +21,11 @@ from heartbeat.plan import INSTANCE_TYPES
 
 def run(arguments: argparse.Namespace) -> int:
     given = execution_input(arguments)
-    local = None if given.get("dataset") else arguments.dataset
     app = connect(arguments.environment)
     _refuse(given, app)
-    if local:
-        given["dataset"] = upload_dataset(app, source.file(local))
-    if arguments.held_out and not arguments.held_out.startswith("s3://"):
-        given["held_out_dataset"] = upload_dataset(app, source.file(arguments.held_out))
+    local = {field: source.file(name) for field, name in _files(arguments).items() if not _is_in_s3(name)}
+    for field, path in local.items():
+        given[field] = upload_dataset(app, path)
     arn = start(app, given, arguments.name)
     if arguments.no_watch:
         screen.say(f"Started {executions.name_of(arn)}; to follow it: python -m heartbeat watch")
@@ -36,14 +34,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def execution_input(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The execution's input of these options; a local dataset is left out, since it has no address yet."""
+    """The execution's input of these options; local files are left out, since they have no address yet."""
     given = _json_input(arguments.input)
     settings = source.settings(arguments.settings)
+    files = _files(arguments)
     options = {
-        "dataset": arguments.dataset if arguments.dataset and arguments.dataset.startswith("s3://") else None,
-        "held_out_dataset": arguments.held_out
-        if arguments.held_out and arguments.held_out.startswith("s3://")
-        else None,
+        **files,
         "instance_types": source.instances(arguments.instances),
         "hyperparameters": {**(given.get("hyperparameters") or {}), **settings} if settings else None,
         "max_runtime_seconds": arguments.max_runtime_seconds,
@@ -54,9 +50,17 @@ def execution_input(arguments: argparse.Namespace) -> dict[str, Any]:
         "approve": True if arguments.approve else None,
     }
     chosen = {**given, **{name: value for name, value in options.items() if value is not None}}
-    if arguments.dataset and not arguments.dataset.startswith("s3://"):
-        chosen.pop("dataset", None)
-    return chosen
+    return {name: value for name, value in chosen.items() if name not in files or _is_in_s3(files[name])}
+
+
+def _files(arguments: argparse.Namespace) -> dict[str, str]:
+    """Those that the options name, by their fields of the input."""
+    named = {"dataset": arguments.dataset, "held_out_dataset": arguments.held_out}
+    return {field: name for field, name in named.items() if name}
+
+
+def _is_in_s3(name: str) -> bool:
+    return name.startswith("s3://")
 
 
 def start(app: App, given: dict[str, Any], name: str | None) -> str:
