@@ -42,15 +42,12 @@ class Layout:
     group_size: int = 8
 
 
-GROUP_SIZES = (8, 4, 2, 1)
-
-
 def fitting_layout(shape: ModelShape, work: Workload, *, mode: str, num_gpus: int, host_gib: float) -> Layout:
     """The largest group whose boundaries the host has memory for; the smallest where none has.
 
     A larger group saves little more: with 8, dequantising takes 2% of a step on an H100 (docs/performance.md).
     """
-    layouts = [Layout(group_size=size) for size in GROUP_SIZES]
+    layouts = [Layout(group_size=size) for size in range(Layout.group_size, 0, -1)]
     needed = (sum(host_terms(shape, work, mode=mode, num_gpus=num_gpus, layout=layout).values()) for layout in layouts)
     return next((layout for layout, gib in zip(layouts, needed, strict=True) if gib <= host_gib), layouts[-1])
 
@@ -115,8 +112,12 @@ def host_terms(
 
 
 def _group_tokens(work: Workload, num_gpus: int, layout: Layout) -> float:
-    """Of the micro-batches that one GPU has in work together."""
-    return min(float(layout.group_size * work.micro_batch_tokens), work.step_tokens_per_gpu(num_gpus))
+    """Of the micro-batches that one GPU has in work together, each as if it were full.
+
+    Blocks of host memory have that room, and a larger step must not seem to need less than a smaller one where the
+    group has to shrink.
+    """
+    return float(min(layout.group_size, work.micro_batches_per_gpu(num_gpus)) * work.micro_batch_tokens)
 
 
 def _workspace(shape: ModelShape, tokens: float, *, dequantises: bool) -> float:

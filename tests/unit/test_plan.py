@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from heartbeat import catalog
@@ -294,6 +294,7 @@ NAMES = st.sampled_from([instance.instance_type for instance in CATALOG])
 
 
 @given(ROWS, TOKENS, st.integers(0, 500), NAMES, st.sampled_from(["resident", "sharded", "streamed"]))
+@example(20, 129, 1, "ml.g5.xlarge", "sharded")  # a host that has room for one micro-batch, and a step that needs two
 def test_more_tokens_never_cost_less(rows: int, tokens: int, more: int, name: str, mode: str) -> None:
     longer = min(tokens + more, 4096)
     less, most = (
