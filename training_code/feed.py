@@ -7,7 +7,7 @@ modes differ in: resident (all, GPU), sharded (a share, GPU), streamed (all or a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -36,6 +36,8 @@ class _Arrival:
     event: torch.cuda.Event | None = None
     """On the copy's stream, after the copy."""
     work: Work | None = None
+    left: list[tuple[int, int]] = field(default_factory=list)
+    """Stretches of bytes that have not been sent."""
 
 
 class Feed:
@@ -61,6 +63,7 @@ class Feed:
                 self._staging = self._allocate(largest)
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._released: list[torch.cuda.Event | None] = [None] * NUM_BUFFERS
+        self._arriving: _Arrival | None = None
 
     def _memory(self, num_bytes: int, *, on_host: bool) -> torch.Tensor:
         if on_host and self._device.type == "cuda":
@@ -102,8 +105,12 @@ class Feed:
             self._reading = self._memory(num_bytes, on_host=True)
         return self._reading
 
-    def walk(self, order: Sequence[int]) -> Iterator[tuple[int, Pack]]:
-        """(number, pack) of each layer in this order. A pack may be used until the next is asked for."""
+    def walk(self, order: Sequence[int], *, pieces: int = 1) -> Iterator[tuple[int, Pack]]:
+        """(number, pack) of each layer in this order. A pack may be used until the next is asked for.
+
+        A layer that comes from host memory comes in `pieces`, one at each call of `more` while the one before is in
+        use, so that what else is copied to the GPU need not wait for all of it.
+        """
         if self._reading is not None:
             pinned.free(self._reading)
             self._reading = None
@@ -111,21 +118,30 @@ class Feed:
             for layer in order:
                 yield layer, self._pack(layer, self.shares[layer])
             return
-        arriving = self._send(order[0], 0)
+        self._arriving = self._send(order[0], 0, 1)
         for i, layer in enumerate(order):
-            arrived = arriving
+            arrived = self._arriving
+            while arrived.left:
+                self._send_piece(arrived)
             if i + 1 < len(order):
-                arriving = self._send(order[i + 1], 1 - arrived.slot)
+                self._arriving = self._send(order[i + 1], 1 - arrived.slot, pieces)
             self._wait(arrived)
             yield layer, self._pack(layer, self._buffers[arrived.slot])
             if self._stream is not None:
                 self._released[arrived.slot] = torch.cuda.current_stream(self._device).record_event()
 
+    def more(self) -> None:
+        """Let another piece of the next layer come, when the GPU is done with what it has been given so far."""
+        if self._arriving and self._arriving.left:
+            assert self._stream is not None
+            self._stream.wait_stream(torch.cuda.current_stream(self._device))
+            self._send_piece(self._arriving)
+
     def _pack(self, layer: int, data: torch.Tensor) -> Pack:
         layout = self._layouts[layer]
         return Pack(layout=layout, data=data[: layout.num_bytes])
 
-    def _send(self, layer: int, slot: int) -> _Arrival:
+    def _send(self, layer: int, slot: int, pieces: int) -> _Arrival:
         share = self.shares[layer]
         whole = self._buffers[slot][: share.numel() * self._num_shares]
         if self._stream is None:
@@ -139,15 +155,23 @@ class Feed:
             if released is not None:
                 self._stream.wait_event(released)
             if self._num_shares == 1:
-                whole.copy_(share, non_blocking=True)
-            else:
-                part = share
-                if self._place == "host":
-                    part = self._staging[slot][: share.numel()]
-                    part.copy_(share, non_blocking=True)
-                arrival.work = self._ranks.gather(whole, part)
+                size = -(-share.numel() // pieces)
+                arrival.left = [(at, min(at + size, share.numel())) for at in range(0, share.numel(), size)]
+                return arrival
+            part = share
+            if self._place == "host":
+                part = self._staging[slot][: share.numel()]
+                part.copy_(share, non_blocking=True)
+            arrival.work = self._ranks.gather(whole, part)
             arrival.event = self._stream.record_event()
         return arrival
+
+    def _send_piece(self, arrival: _Arrival) -> None:
+        assert self._stream is not None
+        start, end = arrival.left.pop(0)
+        with torch.cuda.stream(self._stream):
+            self._buffers[arrival.slot][start:end].copy_(self.shares[arrival.layer][start:end], non_blocking=True)
+            arrival.event = self._stream.record_event()
 
     def _wait(self, arrival: _Arrival) -> None:
         if arrival.work is not None:

@@ -66,13 +66,13 @@ class Llama:
         return self.architecture.shape.num_layers
 
     def walk(
-        self, order: Sequence[int], *, adapted: bool = True, dropout: float = 0.0
+        self, order: Sequence[int], *, adapted: bool = True, dropout: float = 0.0, pieces: int = 1
     ) -> Iterator[tuple[int, FrozenLayer, LayerLora]]:
         """(number, weights, adapter) of each layer in this order; `NO_LORA` where not `adapted`.
 
         What is given may be used until the next is asked for. Where ranks share the layers, all must walk alike.
         """
-        for number, pack in self.feed.walk(order):
+        for number, pack in self.feed.walk(order, pieces=pieces):
             lora = LayerLora(self.lora.layer(number), self.lora.scale, dropout) if adapted else NO_LORA
             yield number, FrozenLayer(pack, self.dtype, keep=self.placement.keep_dequantised), lora
 
@@ -94,8 +94,11 @@ class Llama:
             states = self._start(group)
             total = torch.zeros((), device=self.device)
             with torch.no_grad():
-                for number, layer, lora in self.walk(range(self.num_layers), adapted=adapted):
+                for number, layer, lora in self.walk(
+                    range(self.num_layers), adapted=adapted, pieces=max(1, len(states))
+                ):
                     for state in states:
+                        self.feed.more()
                         state.x = self._run(state, state.x, layer, lora, number).total()
                 for state in states:
                     total += self.head.loss(state.x, state.positions, state.targets)
@@ -138,13 +141,14 @@ class Llama:
         mark: Callable[[str], None],
     ) -> torch.Tensor | None:
         states = self._start(group)
-        boundaries = self._boundaries
+        boundaries, pieces = self._boundaries, max(1, len(states))
         boundaries.forget()
         with torch.no_grad():
-            for number, layer, lora in self.walk(range(self.num_layers), dropout=self.lora.dropout):
+            for number, layer, lora in self.walk(range(self.num_layers), dropout=self.lora.dropout, pieces=pieces):
                 if interrupted():
                     return None
                 for state, seed in zip(states, seeds, strict=False):
+                    self.feed.more()
                     boundaries.put(number, state.x)
                     _seed_dropout(seed, number)
                     state.x = self._run(state, state.x, layer, lora, number).total()
@@ -154,10 +158,12 @@ class Llama:
             loss, state.x = self.head.loss_and_gradient(state.x, state.positions, state.targets)
             total += loss
         mark("head")
-        for number, layer, lora in self.walk(range(self.num_layers - 1, -1, -1), dropout=self.lora.dropout):
+        downwards = range(self.num_layers - 1, -1, -1)
+        for number, layer, lora in self.walk(downwards, dropout=self.lora.dropout, pieces=pieces):
             if interrupted():
                 return None
             for state, seed, given in zip(states, seeds, boundaries.take(number), strict=False):
+                self.feed.more()
                 x = given.detach().requires_grad_()
                 _seed_dropout(seed, number)
                 with torch.enable_grad():
