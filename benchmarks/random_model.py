@@ -13,6 +13,7 @@ from training_code.architecture import Architecture
 from training_code.feed import Feed
 from training_code.head import Head
 from training_code.llama import Llama, Placement
+from training_code.loading import placed_embedding
 from training_code.lora_weights import LoraWeights
 from training_code.packs import Layout, Pack
 from training_code.ranks import Ranks
@@ -121,7 +122,7 @@ def build(
     return Llama(
         architecture=architecture,
         feed=feed,
-        embedding=embedding if mode == "resident" else embedding.cpu(),
+        embedding=placed_embedding(embedding, mode, device),
         head=Head(
             norm=torch.ones(shape.hidden_size, dtype=dtype, device=device),
             weight=head,

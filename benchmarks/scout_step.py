@@ -92,7 +92,7 @@ def measure(arguments: argparse.Namespace, where: torch.device, ranks: Ranks) ->
             seconds.append(took)
             parts.append(marks.seconds())
             tokens, supervised = part.num_tokens, part.num_supervised
-    if arguments.profile and ranks.is_first:
+    if arguments.profile:
         _profile(llama, _part(arguments, llama, ranks, 99), optimizer, ranks, arguments.profile)
     median = statistics.median(seconds)
     flops = llama.architecture.shape.training_flops_per_token(
@@ -175,6 +175,8 @@ def _profile(llama: Llama, part: Part, optimizer: torch.optim.Optimizer, ranks: 
         train_step(llama, part, optimizer, seed="profile", clock=Clock(limit_seconds=math.inf), ranks=ranks)
         torch.cuda.synchronize()
         took = time.monotonic() - begun
+    if not ranks.is_first:
+        return
     rows = (row for row in profile.key_averages() if row.device_type.name == "CUDA")
     kernels = sorted(rows, key=lambda row: -row.self_device_time_total)
     total = sum(row.self_device_time_total for row in kernels)

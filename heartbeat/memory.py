@@ -73,7 +73,7 @@ def gpu_terms(
         weights: float = shape.text_bytes(weight_format)
         moving = 0.0
     else:
-        # The embedding stays on the host, where a look-up costs nothing.
+        # The embedding stays on the host, where the GPU reads the rows that it needs.
         shard = shape.layer_packs_bytes / num_gpus if mode == "sharded" else 0.0
         weights = shape.head_bytes + shard
         moving = 2.0 * shape.layer_pack_bytes  # one in use, one on its way
@@ -102,7 +102,7 @@ def host_terms(
     """GiB of host memory, by what they are for."""
     terms = {"processes": HOST_PROCESS_GIB * num_gpus}
     if mode != "resident":
-        embedding = 2 * shape.vocabulary_size * shape.hidden_size
+        embedding = 2 * shape.vocabulary_size * shape.hidden_size * num_gpus  # page-locked by each
         packs = shape.layer_packs_bytes if mode == "streamed" else 0
         terms["weights"] = (packs + embedding) / GIB
     if layout.boundaries == "host":

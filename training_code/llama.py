@@ -43,7 +43,7 @@ class Llama:
     architecture: Architecture
     feed: Feed
     embedding: torch.Tensor
-    """(vocabulary, hidden), on the device or on the host."""
+    """(vocabulary, hidden), on the device or where it can read it."""
     head: Head
     lora: LoraWeights
     device: torch.device
@@ -78,8 +78,7 @@ class Llama:
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """(tokens,) -> (tokens, hidden): what the first layer is given, on the device."""
-        x = functional.embedding(ids.to(self.embedding.device), self.embedding)
-        return x.to(self.device, self.stream_dtype, non_blocking=True)
+        return functional.embedding(ids.to(self.device), self.embedding).to(self.stream_dtype)
 
     def places(self, places: torch.Tensor) -> Places:
         """Of tokens that stand at these places (tokens,) f32 of their documents."""

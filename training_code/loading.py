@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 
 from heartbeat.job import FineTuneJob
+from training_code import pinned
 from training_code.base_files import BaseModel
 from training_code.feed import Feed
 from training_code.head import Head
@@ -52,7 +53,7 @@ def load(
             reported = time.monotonic()
             left = (reported - started) / (number + 1) * (num_layers - number - 1)
             report(f"{number + 1} of {num_layers} layers loaded, {left:.0f} s left")
-    embedding = base.embedding().to(device if arrangement.mode == "resident" else "cpu", dtype)
+    embedding = placed_embedding(base.embedding().to(dtype), arrangement.mode, device)
     return Llama(
         architecture=architecture,
         feed=feed,
@@ -75,3 +76,10 @@ def load(
         dtype=dtype,
         placement=arrangement.placement,
     )
+
+
+def placed_embedding(embedding: torch.Tensor, mode: str, device: torch.device) -> torch.Tensor:
+    """Beside resident weights on the device; else on the host, where the device reads the rows that it is given."""
+    if mode == "resident" or device.type != "cuda":
+        return embedding.to(device)
+    return pinned.on_host_for(device, embedding)

@@ -1,4 +1,4 @@
-"""Host memory that a GPU copies from and to while it computes."""
+"""Host memory that a GPU copies from and to while it computes, or reads by itself."""
 
 from __future__ import annotations
 
@@ -31,3 +31,25 @@ def free(memory: torch.Tensor) -> None:
     """Give back what `allocate` gave; no copy may be under way."""
     if _kept.pop(memory.data_ptr(), None) is not None:
         torch.cuda.cudart().cudaHostUnregister(memory.data_ptr())
+
+
+def on_host_for(device: torch.device, tensor: torch.Tensor) -> torch.Tensor:
+    """The same numbers, in page-locked host memory, as a tensor of the GPU: its kernels read what they need over PCIe.
+
+    For a table of which a few rows are wanted: no processor has to pick them, and nothing waits for it.
+    """
+    memory = allocate(tensor.numel() * tensor.element_size())
+    memory.view(tensor.dtype).view(tensor.shape).copy_(tensor)
+    return torch.as_tensor(_Mapped(memory), device=device).view(tensor.dtype).view(tensor.shape)
+
+
+class _Mapped:
+    """Page-locked memory under the address that the GPU knows it by: the same, where both share one address space."""
+
+    def __init__(self, memory: torch.Tensor) -> None:
+        self.__cuda_array_interface__ = {
+            "shape": tuple(memory.shape),
+            "typestr": "|u1",
+            "data": (memory.data_ptr(), False),
+            "version": 3,
+        }
