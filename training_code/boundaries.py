@@ -55,14 +55,13 @@ class Boundaries:
                 yield kept.pop(0)
             return
         arriving = self._fetch(kept[0]) if kept else None
-        for i, host in enumerate(kept):
+        for i in range(len(kept)):
             assert arriving is not None
             x, event = arriving
             if i + 1 < len(kept):
                 arriving = self._fetch(kept[i + 1])
             torch.cuda.current_stream(self._device).wait_event(event)
             yield x
-            self._blocks.give_back(host)  # what is written there next is written by the same stream
 
     def _fetch(self, host: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event]:
         assert self._stream is not None
@@ -70,7 +69,9 @@ class Boundaries:
         self._stream.wait_stream(torch.cuda.current_stream(self._device))  # x may lie where something was in use
         with torch.cuda.stream(self._stream):
             x.copy_(host, non_blocking=True)
-            return x, self._stream.record_event()
+            arrived = self._stream.record_event()
+        self._blocks.give_back(host)  # what is written there next is written by the same stream, after this
+        return x, arrived
 
 
 class _Blocks:
@@ -96,7 +97,10 @@ class _Blocks:
         return block[: num_tokens * row_bytes].view(like.dtype).view(like.shape)
 
     def give_back(self, tensor: torch.Tensor) -> None:
-        """Not before the last copy from or to it has been put on the stream that all copies are on."""
+        """Not before the last copy from or to it has been put on the stream that all copies are on.
+
+        Not left to a consumer that may stop early either: pinning a block anew takes as long as two layers' work.
+        """
         block = self._of.pop(tensor.data_ptr(), None)
         if block is not None:  # on a device it is none of these
             self._free.append(block)

@@ -9,6 +9,7 @@ import torch
 
 from benchmarks import random_model
 from tests.training.models import batch, gradients, shake, shortfall
+from training_code import pinned
 from training_code.generate import generate
 from training_code.launch import Cluster, launch
 from training_code.llama import Llama, Placement
@@ -93,6 +94,16 @@ def test_where_things_lie_changes_no_figure(mode: str, placement: Placement) -> 
         assert other_loss == pytest.approx(loss, rel=1e-5)
         # Flash attention's backward adds in an order of its own.
         assert (other - gradient).norm() < 5e-3 * gradient.norm()
+
+
+def test_a_step_pins_no_more_host_memory_than_the_one_before() -> None:
+    """Pinning is slow and never undone: a block that is not given back would be a leak, and a wait, of every step."""
+    llama = build("cuda", torch.bfloat16, Placement(group_size=4, boundaries="host"))
+    gradients(llama, documents())
+    pinned_once = len(pinned._kept)
+    for _ in range(2):
+        gradients(llama, documents())
+    assert len(pinned._kept) == pinned_once
 
 
 def test_the_recomputed_forward_drops_what_the_first_dropped() -> None:
