@@ -150,6 +150,8 @@ class Said:
     slots: Slots
     answers: Mapping[str, Sequence[str]]
     """By language."""
+    given: str = ""
+    """The answer that was chosen; empty where it was given a form."""
     items: Mapping[str, Sequence[str]] = field(default_factory=dict)
     table: Mapping[str, str] = field(default_factory=dict)
 
@@ -664,6 +666,7 @@ class Stanley:
             request, shaped = self._form(said, "now")
             if request:
                 question, answer = request.replace("{question}", question), shaped
+        said.given = answer if answer in said.answers[self.language] else ""
         groups = [[call] for call in calls] if in_turn else [calls] if calls else []
         self.told, self.before = said, None
         return [_user(question), *(message for group in groups for message in self._called(group)), _say(answer)]
@@ -685,7 +688,7 @@ class Stanley:
         if name == "language":
             return said.answers[_other(self.language)], ""
         if name == "capitals":
-            return [answer.upper() for answer in answers], ""
+            return [said.given.upper()] if said.given else [answer.upper() for answer in answers], ""
         if name == "few_words":
             most = self._pick((8, 10, 12, 15, 20, 25))
             return [answer for answer in answers if _words(answer) < most], str(most)
@@ -705,8 +708,11 @@ class Stanley:
             intent,
             slots,
             {language: [fill[language](text) for text in words["answer"][language]] for language in fill},
-            {language: [fill[language](text) for text in words.get("item", {}).get(language, ())] for language in fill},
-            {language: fill[language](text) for language, text in words.get("table", {}).items()},
+            items={
+                language: [fill[language](text) for text in words.get("item", {}).get(language, ())]
+                for language in fill
+            },
+            table={language: fill[language](text) for language, text in words.get("table", {}).items()},
         )
 
     def _query(self, intent: str, slots: Slots) -> Call:
