@@ -84,8 +84,10 @@ LONGEST = 3600
 """Most characters of a row's messages as JSON: about 750 tokens."""
 IN_FORM = 0.08
 """Share of answers from results whose form the user asks for."""
+ALIKE = 0.65
+"""Most of the sequences of three words that two conversations have in common."""
 OPENED = 0.15
-TRAPPED = 0.08
+TRAPPED = 0.12
 """Shares of first questions with words before them, and with words that point to the wrong tool."""
 BY_FULL_NAME = 0.6
 RELATIVE = 0.45
@@ -684,7 +686,8 @@ class Stanley:
 
     def _shaped(self, name: str, said: Said) -> tuple[Sequence[str], str]:
         """The answers that have a form, and the number that the request for it names."""
-        answers, items = said.answers[self.language], said.items.get(self.language, ())
+        answers = [answer for answer in said.answers[self.language] if answer != said.given]
+        items = said.items.get(self.language, ())
         if name == "language":
             return said.answers[_other(self.language)], ""
         if name == "capitals":
@@ -807,23 +810,43 @@ class Stanley:
 
 
 def rows(count: int, seed: int) -> Iterator[dict[str, Any]]:
-    """`count` conversations; no two open with the same question."""
-    stanley, seen = Stanley(seed), set[str]()
+    """`count` conversations; no two open with the same question, or say much the same."""
+    stanley, opened = Stanley(seed), set[str]()
+    said: dict[tuple[str, str], list[set[str]]] = {}
     routes = [route for route, share in ROUTES.items() for _ in range(round(count * share))][:count]
     routes += ["parquet"] * (count - len(routes))
     stanley.random.shuffle(routes)
     for route in routes:
-        yield _unheard(stanley, route, seen)
+        yield _unheard(stanley, route, opened, said)
 
 
-def _unheard(stanley: Stanley, route: str, seen: set[str]) -> dict[str, Any]:
-    """A conversation with a new opening; one about statistics where the route has no more to say."""
+def _unheard(
+    stanley: Stanley, route: str, opened: set[str], said: dict[tuple[str, str], list[set[str]]]
+) -> dict[str, Any]:
+    """A new conversation; one about statistics where the route has no more to say."""
     for attempt in range(2000):
-        row = stanley.conversation(route if attempt < 200 else "parquet")
-        if not stanley.opening & seen and len(_json(row["messages"])) <= LONGEST:
-            seen |= stanley.opening
+        route = route if attempt < 200 else "parquet"
+        row = stanley.conversation(route)
+        if stanley.opening & opened or len(_json(row["messages"])) > LONGEST:
+            continue
+        # Only a conversation on the same route and in the same language can say the same.
+        new, others = _sequences(row), said.setdefault((route, stanley.language), [])
+        if all(len(new & other) <= ALIKE * len(new | other) for other in others):
+            opened |= stanley.opening
+            others.append(new)
             return row
-    raise SystemExit(f"only {len(seen)} different conversations can be made; ask for fewer --rows")
+    raise SystemExit(f"only {len(opened)} different conversations can be made; ask for fewer --rows")
+
+
+def _sequences(row: Mapping[str, Any]) -> set[str]:
+    """The sequences of three words that user and assistant say, calls included."""
+    texts = []
+    for message in row["messages"]:
+        if message["role"] in ("user", "assistant"):
+            calls = [call["function"] for call in message.get("tool_calls", ())]
+            texts += [message["content"] or "", *(f"{call['name']} {call['arguments']}" for call in calls)]
+    words = re.findall(r"\w+", " ".join(texts).lower())
+    return {" ".join(words[i : i + 3]) for i in range(max(1, len(words) - 2))}
 
 
 def _user(text: str) -> Message:

@@ -24,7 +24,7 @@ from heartbeat.doubts import language_of, may_be
 from heartbeat.held_out import split
 
 FOLDER = Path(__file__).parents[2] / "examples" / "stanley"
-MEASURED_TOKENS = 348_963
+MEASURED_TOKENS = 351_195
 """With llama-models 0.3.0's tokenizer; see BYTES_PER_TOKEN."""
 
 
@@ -76,17 +76,12 @@ def test_another_seed_gives_other_conversations_and_any_number_of_them() -> None
     assert text[:2000] != (FOLDER / "stanley.jsonl").read_bytes()[:2000]
 
 
-def test_every_row_is_sound_and_none_is_there_twice(report: DatasetReport) -> None:
+def test_every_row_is_sound_and_none_nearly_repeats_another(report: DatasetReport) -> None:
     assert report.ok
-    assert set(report.counts) <= {"near_duplicate"}
+    assert not report.findings
+    assert report.summary.near_duplicate_rows == 0
     assert report.stats.rows >= 1200
     assert report.stats.bytes < 2_500_000
-
-
-def test_hardly_a_row_nearly_repeats_another_and_none_across_the_split(report: DatasetReport) -> None:
-    assert report.summary.near_duplicate_rows is not None
-    assert report.summary.near_duplicate_rows < 0.005 * report.stats.rows
-    assert report.summary.left_out_rows == 0
 
 
 def test_the_estimate_of_tokens_is_near_the_measured_count(report: DatasetReport) -> None:
