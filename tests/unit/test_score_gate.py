@@ -167,11 +167,11 @@ def test_a_mistake_is_one_message(text: str, words: str) -> None:
     assert "\n" not in str(raised.value)
 
 
-@pytest.fixture(scope="module", params=["all rows", "held-out rows"])
+@pytest.fixture(scope="module", params=["many rows", "held-out rows"])
 def stanley(request: pytest.FixtureRequest) -> list[Case]:
     with FILE.open("rb") as lines:
         rows = list(read(lines))
-    return cases(rows if request.param == "all rows" else split(rows, 0.1).heldout, known_tools(rows))
+    return cases(rows[:360] if request.param == "many rows" else split(rows, 0.1).heldout, known_tools(rows))
 
 
 def said(stanley: list[Case]) -> tuple[list[str], list[str]]:
