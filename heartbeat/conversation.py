@@ -90,17 +90,12 @@ def _value(text: str, decoder: json.JSONDecoder) -> Any:
         raise RowError("not_json", f"is not JSON: {place}; write one JSON object a line") from None
     except ValueError as error:
         raise RowError("not_json", f"is not JSON: {error}; write one JSON object a line") from None
-    if not is_shallow(text, value):
+    # Counting is quick, and most rows have fewer brackets than the levels that are allowed.
+    if text.count("{") + text.count("[") > _DEEPEST and not _is_shallow(value, _DEEPEST):
         raise RowError("not_json", f"is nested over {_DEEPEST} levels deep; write one JSON object a line")
     if may_have_half_a_pair(text) and _LONE_SURROGATE.search(json.dumps(value, ensure_ascii=False)):
         raise RowError("encoding", "has half a surrogate pair (\\ud800-\\udfff); write the whole character")
     return value
-
-
-def is_shallow(text: str, value: Any) -> bool:
-    """Whether the value of a JSON text has no more levels than are allowed."""
-    # Counting is quick, and most rows have fewer brackets than that.
-    return text.count("{") + text.count("[") <= _DEEPEST or _is_shallow(value, _DEEPEST)
 
 
 def may_have_half_a_pair(text: str) -> bool:

@@ -388,7 +388,10 @@ class _Checker:
 
     def _count(self, number: int, row: Row, facts: Facts) -> None:
         figures, messages, called = self._figures, row["messages"], facts.called
-        length = facts.length if self._counter is None else self._counter.length(row)
+        tokens, supervised_tokens = facts.tokens, facts.supervised_tokens
+        if self._counter is not None:
+            length = self._counter.length(row)
+            tokens, supervised_tokens = length.tokens, length.supervised_tokens
         for name in called:
             self._tools.note(name)
         for tool in row.get("tools") or ():
@@ -398,20 +401,20 @@ class _Checker:
             self._systems.note(messages[0]["content"])
         if figures["valid_rows"] < _LANGUAGE_ROWS:
             self._languages.note(language(row))
-        self._histogram[bisect_left(_EDGES, length.tokens)] += 1
+        self._histogram[bisect_left(_EDGES, tokens)] += 1
         figures["valid_rows"] += 1
         figures["turns"] += len(messages)
         figures["assistant_turns"] += facts.assistant_turns
         figures["characters"] += facts.characters
         figures["tool_rows"] += bool(called)
-        figures["tokens"] += length.tokens
-        figures["supervised_tokens"] += length.supervised_tokens
-        figures["longest_row_tokens"] = max(figures["longest_row_tokens"], length.tokens)
-        if length.tokens > self._max_length:
+        figures["tokens"] += tokens
+        figures["supervised_tokens"] += supervised_tokens
+        figures["longest_row_tokens"] = max(figures["longest_row_tokens"], tokens)
+        if tokens > self._max_length:
             figures["over_long_rows"] += 1
-            figures["over_long_tokens"] += length.tokens
+            figures["over_long_tokens"] += tokens
             message = (
-                f"is {'' if self._counter else 'about '}{length.tokens:,} tokens, over MAX_LENGTH={self._max_length}, "
+                f"is {'' if self._counter else 'about '}{tokens:,} tokens, over MAX_LENGTH={self._max_length}, "
                 "and would be left out; shorten it or raise MAX_LENGTH"
             )
             self._find(number, Problem(code="over_long", severity="warning", message=message))

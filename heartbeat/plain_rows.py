@@ -15,9 +15,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from heartbeat import conversation, row_rules, schema
-from heartbeat.conversation import BYTES_PER_TOKEN, CANONICAL, PLAIN, TOKENS_PER_MESSAGE, Length, Row, RowError
+from heartbeat.conversation import BYTES_PER_TOKEN, CANONICAL, PLAIN, TOKENS_PER_MESSAGE, Row, RowError
 from heartbeat.tool_calls import why_call_unreadable
 
+_DEEPEST = 32
+"""Levels within a part of a row; with those around it fewer than a row may have."""
 _ENDS = ("\n", "", "\r\n")
 _BEFORE_USER = (None, "system", "assistant")
 _BEFORE_ASSISTANT = ("user", "tool")
@@ -28,8 +30,9 @@ class Facts(NamedTuple):
 
     fingerprint: bytes
     """As `conversation.fingerprint`."""
-    length: Length
-    """As `conversation.length`."""
+    tokens: int
+    supervised_tokens: int
+    """As `conversation.length` estimates both."""
     assistant_turns: int
     characters: int
     """Of all messages' content."""
@@ -46,9 +49,11 @@ def facts_of(row: Row) -> Facts:
         if message["role"] == "assistant":
             assistant_turns += 1
             called += [call["function"]["name"] for call in conversation.tool_calls(message)]
+    length = conversation.length(row)
     return Facts(
         fingerprint=conversation.fingerprint(row),
-        length=conversation.length(row),
+        tokens=length.tokens,
+        supervised_tokens=length.supervised_tokens,
         assistant_turns=assistant_turns,
         characters=characters,
         called=tuple(called),
@@ -62,15 +67,18 @@ def read(line: bytes) -> tuple[Row, Facts] | None:
         row, end = _DECODER.raw_decode(text)
     except (ValueError, RecursionError):
         return None
-    if type(row) is not dict or text[end:] not in _ENDS or not conversation.is_shallow(text, row):
+    if type(row) is not dict or text[end:] not in _ENDS:
         return None
+    escaped = 0
     if "\\" in text:
         if conversation.may_have_half_a_pair(text):
             return None
-        escaped = text.count('\\"') if "\\\\" not in text else _ESCAPES.findall(text).count('\\"')
-    else:
-        escaped = 0
-    found = _walk(row)
+        # A quote after two backslashes may be a quote that ends a text.
+        escaped = text.count('\\"') if '\\\\"' not in text else _ESCAPES.findall(text).count('\\"')
+    try:
+        found = _walk(row)
+    except (ValueError, RecursionError):  # of what is nested too deeply
+        return None
     # A key that is there twice is in the text twice, and once in what was parsed of it.
     return (row, found[0]) if found and text.count('"') - escaped == 2 * found[1] else None
 
@@ -109,10 +117,12 @@ def _walk(row: Row) -> tuple[Facts, int] | None:
         if type(content) is str:
             texts += 1
             bytes_said = len(content) if content.isascii() else len(content.encode())
-        if calls:
-            if content and not content.isspace():
-                return None
-        elif not content or type(content) is not str or content.isspace():
+            is_blank = not content or content.isspace()
+        elif content is None:
+            is_blank = True
+        else:
+            return None
+        if is_blank != bool(calls):  # calls come without text, everything else with it
             return None
 
         # Whose turn it is
@@ -127,11 +137,11 @@ def _walk(row: Row) -> tuple[Facts, int] | None:
                 read = _calls(calls, known)
                 if read is None:
                     return None
-                told = CANONICAL.encode(read.said)
+                told = f"[{', '.join(read.said)}]"
                 bytes_said += read.size
                 texts += read.texts
                 waiting = read.ids
-                called += [name for name, _ in read.said]
+                called += read.names
             supervised_size += bytes_said
         elif role == "tool":
             call_id = message.get("tool_call_id")
@@ -150,18 +160,18 @@ def _walk(row: Row) -> tuple[Facts, int] | None:
         said.append(f"{role} {len(content)} {len(told)} {content}{told}")
     if before != "assistant":
         return None
-    length = Length(
-        tokens=1 + TOKENS_PER_MESSAGE * len(messages) + round(size / BYTES_PER_TOKEN),
-        supervised_tokens=assistant_turns + round(supervised_size / BYTES_PER_TOKEN),
-    )
+    tokens = 1 + TOKENS_PER_MESSAGE * len(messages) + round(size / BYTES_PER_TOKEN)
+    supervised_tokens = assistant_turns + round(supervised_size / BYTES_PER_TOKEN)
     fingerprint = hashlib.sha256("".join(said).encode()).digest()
-    return Facts(fingerprint, length, assistant_turns, characters, tuple(called)), texts
+    return Facts(fingerprint, tokens, supervised_tokens, assistant_turns, characters, tuple(called)), texts
 
 
 class _Calls(NamedTuple):
     """What the calls of one message come to."""
 
-    said: list[tuple[str, Mapping[str, Any]]]
+    names: list[str]
+    said: list[str]
+    """As CANONICAL writes [name, arguments]"""
     ids: list[Any]
     size: int
     texts: int
@@ -170,11 +180,12 @@ class _Calls(NamedTuple):
 def _calls(calls: Any, known: _Tools) -> _Calls | None:
     if type(calls) is not list:
         return None
-    said: list[tuple[str, Mapping[str, Any]]] = []
+    names: list[str] = []
+    said: list[str] = []
     ids: list[Any] = []
     size = texts = 0
     for call in calls:
-        function = call.get("function") if type(call) is dict else None
+        function: Any = call.get("function") if type(call) is dict else None
         name = function.get("name") if type(function) is dict else None
         if type(name) is not str or not name:
             return None
@@ -186,23 +197,30 @@ def _calls(calls: Any, known: _Tools) -> _Calls | None:
                 return None
         if type(arguments) is not dict:
             return None
-        if known.parameters is not None:
-            parameters = known.parameters.get(name, _UNDECLARED)
-            if parameters is _UNDECLARED or (parameters and schema.mismatch(arguments, parameters)):
+        if known.forms is not None:
+            form = known.forms.get(name)
+            if form is None or not form.fits(arguments):
                 return None
         if not _are_readable(name, tuple(arguments)):
             return None
-        for value in arguments.values():
-            if type(value) is not str:
-                if why_call_unreadable(name, arguments):
-                    return None
-                break
-        said.append((name, arguments))
+        if all(type(value) is str for value in arguments.values()):
+            pairs = [f"{_quoted(key)}: {_quoted(arguments[key])}" for key in sorted(arguments)]
+            said.append(f"[{_quoted(name)}, {{{', '.join(pairs)}}}]")
+        elif why_call_unreadable(name, arguments):
+            return None
+        else:
+            said.append(CANONICAL.encode([name, arguments]))
+        names.append(name)
         ids.append(call.get("id"))
-        written = given if type(given) is str else PLAIN.encode(given)
-        size += len(name) + (len(written) if written.isascii() else len(written.encode()))
-        texts += _texts(call)
-    return _Calls(said, ids, size, texts)
+        if type(given) is str:
+            size += len(name) + (len(given) if given.isascii() else len(given.encode()))
+        else:
+            size += len(name) + len(PLAIN.encode(given).encode())
+        is_usual = (
+            len(call) == 3 and len(function) == 2 and {type(given), type(call.get("type")), type(ids[-1])} == _STR
+        )
+        texts += _USUAL_TEXTS if is_usual else _texts(call)
+    return _Calls(names, said, ids, size, texts)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -214,14 +232,13 @@ def _are_readable(name: str, keys: tuple[str, ...]) -> bool:
 class _Tools(NamedTuple):
     """A row's `tools`, which come again in row after row."""
 
-    parameters: Mapping[str, Mapping[str, Any]] | None
-    """By name; None where the row does not say."""
+    forms: Mapping[str, _Form] | None
+    """Of the arguments, by name; None where the row does not say."""
     size: int
     texts: int
 
 
 _NO_TOOLS = _Tools(None, 0, 0)
-_UNDECLARED: Mapping[str, Any] = {"": None}
 
 
 @functools.lru_cache(maxsize=64)
@@ -229,27 +246,66 @@ def _known_tools(marshalled: bytes) -> _Tools | None:
     """None where something is wrong with them, or not checked."""
     tools = marshal.loads(marshalled)
     declaring = row_rules.declared_tools(tools)
+    parameters: Mapping[str, Mapping[str, Any]] = {}
     try:
         next(declaring)
     except StopIteration as end:
-        parameters = end.value
+        parameters = end.value or {}
     else:
         return None
     if any(schema.unchecked(given) for given in parameters.values()):
         return None
     size = len(PLAIN.encode(tools).encode()) if tools else 0
-    return _Tools(parameters, size, _texts(tools))
+    return _Tools({name: _Form(given) for name, given in parameters.items()}, size, _texts(tools))
 
 
-def _texts(value: Any) -> int:
-    """How many texts a JSON value has, names of keys among them."""
+class _Form:
+    """What arguments must be; quick where the schema only names required ones and texts, as most do."""
+
+    def __init__(self, parameters: Mapping[str, Any]) -> None:
+        self._parameters = parameters
+        properties, required = parameters.get("properties"), parameters.get("required", [])
+        self._is_simple = (
+            parameters.keys() <= {"type", "properties", "required"}
+            and parameters.get("type") == "object"
+            and type(properties) is dict
+            and all(type(one) is dict and one.keys() <= {"type", "description"} for one in properties.values())
+            and type(required) is list
+            and all(type(name) is str for name in required)
+        )
+        if self._is_simple:
+            self._texts = {name for name, one in properties.items() if one.get("type") == "string"}
+            self._required = frozenset(required)
+
+    def fits(self, arguments: Mapping[str, Any]) -> bool:
+        if self._is_simple and self._required <= arguments.keys():
+            for name, value in arguments.items():
+                if type(value) is not str or name not in self._texts:
+                    break
+            else:
+                return True
+        return not self._parameters or schema.mismatch(arguments, self._parameters) is None
+
+
+def _texts(value: Any, levels: int = _DEEPEST) -> int:
+    """How many texts a JSON value has, names of keys among them. Raises RecursionError where it is nested deeply."""
     if type(value) is str:
         return 1
     if type(value) is dict:
-        return len(value) + sum(map(_texts, value.values()))
-    return sum(map(_texts, value)) if type(value) is list else 0
+        own, parts = len(value), list(value.values())
+    elif type(value) is list:
+        own, parts = 0, value
+    else:
+        return 0
+    if not levels:
+        raise RecursionError
+    return own + sum([_texts(part, levels - 1) for part in parts])
 
 
+_USUAL_TEXTS = 9
+"""Of {"id": …, "type": …, "function": {"name": …, "arguments": …}}, where all are texts."""
+_STR = {str}
+_quoted = json.encoder.encode_basestring_ascii
 _COUNTED = frozenset({"role", "content", "tool_calls"})
 _ESCAPES = re.compile(r"\\.")
 _DECODER = json.JSONDecoder(parse_constant=conversation.refuse_constant)
