@@ -250,7 +250,7 @@ def _known_tools(marshalled: bytes) -> _Tools | None:
     try:
         next(declaring)
     except StopIteration as end:
-        parameters = end.value or {}
+        parameters = end.value
     else:
         return None
     if any(schema.unchecked(given) for given in parameters.values()):
@@ -264,7 +264,8 @@ class _Form:
 
     def __init__(self, parameters: Mapping[str, Any]) -> None:
         self._parameters = parameters
-        properties, required = parameters.get("properties"), parameters.get("required", [])
+        properties: Any = parameters.get("properties")
+        required: Any = parameters.get("required", [])
         self._is_simple = (
             parameters.keys() <= {"type", "properties", "required"}
             and parameters.get("type") == "object"
