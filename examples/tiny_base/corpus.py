@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from examples.tiny_base import lexicon as words
+from examples.tiny_base import topics
 
 Message = dict[str, Any]
 Conversation = list[Message]
@@ -84,8 +85,10 @@ TABLES = ("skaters", "goalies", "games", "teams", "players", "stats", "standings
 def row(rng: random.Random) -> dict[str, Any]:
     """One conversation as a dataset's row, of one to three exchanges on different subjects."""
     kind = rng.random()
-    if kind < 0.5:
+    if kind < 0.25:
         return _with_functions(rng)
+    if kind < 0.5:
+        return topics.desk(rng, _player, _coined)
     return {"messages": _in_a_part(rng) if kind < 0.6 else _exchanges(rng)}
 
 
@@ -514,6 +517,18 @@ def _opinion(rng: random.Random) -> tuple[str, str]:
     )
 
 
+def _sort(rng: random.Random) -> tuple[str, str]:
+    return topics.sort(rng, _player)
+
+
+def _side(rng: random.Random) -> tuple[str, str]:
+    return topics.side(rng, _player)
+
+
+def _translate(rng: random.Random) -> tuple[str, str]:
+    return topics.translate(rng, _player)
+
+
 def _times(count: int) -> str:
     return {1: "once", 2: "twice"}.get(count, f"{count} times")
 
@@ -533,4 +548,7 @@ _FAMILIES: dict[_Family, int] = {
     _chatter: 6,
     _record: 6,
     _call: 5,
+    _sort: 14,
+    _side: 5,
+    _translate: 8,
 }
