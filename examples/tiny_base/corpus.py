@@ -19,6 +19,7 @@ from examples.tiny_base import topics
 
 Message = dict[str, Any]
 Conversation = list[Message]
+_Family = Callable[[random.Random], tuple[str, str]]
 
 # club: (city, nickname, founded, Stanley Cups to 2025, arena)
 CLUBS: dict[str, tuple[str, str, int, int, str]] = {
@@ -517,23 +518,14 @@ def _opinion(rng: random.Random) -> tuple[str, str]:
     )
 
 
-def _sort(rng: random.Random) -> tuple[str, str]:
-    return topics.sort(rng, _player)
-
-
-def _side(rng: random.Random) -> tuple[str, str]:
-    return topics.side(rng, _player)
-
-
-def _translate(rng: random.Random) -> tuple[str, str]:
-    return topics.translate(rng, _player)
+def _about(family: Callable[[random.Random, topics.Namer], tuple[str, str]]) -> _Family:
+    return lambda rng: family(rng, _player)
 
 
 def _times(count: int) -> str:
     return {1: "once", 2: "twice"}.get(count, f"{count} times")
 
 
-_Family = Callable[[random.Random], tuple[str, str]]
 _FAMILIES: dict[_Family, int] = {
     _greeting: 2,
     _club: 5,
@@ -548,7 +540,9 @@ _FAMILIES: dict[_Family, int] = {
     _chatter: 6,
     _record: 6,
     _call: 5,
-    _sort: 14,
-    _side: 5,
-    _translate: 8,
+    _about(topics.sort): 14,
+    _about(topics.side): 5,
+    _about(topics.translate): 8,
+    _about(topics.season): 4,
+    _about(topics.form): 5,
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import random
 import shutil
 import tempfile
@@ -41,12 +42,13 @@ VOCABULARY = 4096
 BPE_CONVERSATIONS = 12000
 CONTEXT = 512
 BATCH = 32
+STEPS = 6000
 SPLIT_FINELY_SHARE = 0.3
 BPE_DROPOUT = 0.15
 """Of the conversations this share is split with BPE dropout (arXiv:1910.13267), so that every token is met in use."""
 LABEL_SMOOTHING = 0.05
 """Keeps a closed vocabulary from teaching that anything outside it is impossible."""
-DATA_WORKERS = 4
+DATA_WORKERS = max(1, min(12, (os.cpu_count() or 2) - 2))
 PEAK_LEARNING_RATE = 3e-3
 WARMUP_STEPS = 100
 MODEL = {
@@ -76,7 +78,7 @@ TRAINING_DEFAULTS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write the checkpoint to")
-    parser.add_argument("--steps", type=int, default=3000, help="default 3000")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"default {STEPS}")
     parser.add_argument("--batch", type=int, default=BATCH, help=f"rows of {CONTEXT} tokens in a step ({BATCH})")
     parser.add_argument("--learning-rate", type=float, default=PEAK_LEARNING_RATE, help=f"peak ({PEAK_LEARNING_RATE})")
     parser.add_argument("--start", type=Path, help="checkpoint folder to go on from, with its tokenizer")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -237,19 +238,41 @@ REFUSALS = (
 )  # fmt: skip
 
 
+FORMS = {
+    "capitals": (("In capital letters.", "All in capitals, please."), ("En majuscules.", "Tout en lettres capitales.")),
+    "list": (("As a list.", "Make it a bulleted list."), ("En liste.", "Avec des puces.")),
+    "sentence": (("In one sentence.", "One sentence is enough."), ("En une phrase.", "Une seule phrase.")),
+}
+"""What an answer should look like, and how one asks for it."""
+FOLLOW_UPS = (
+    ("And {}?", "What about {}?", "Now {}.", "No, I meant {}.", "The same for {}, please."),
+    ("Et {} ?", "Et pour {} ?", "Maintenant {}.", "Non, je voulais dire {}.", "La même chose pour {}."),
+)
+SWITCHES = (
+    ("Another thing: ", "To change the subject: ", "Leave that. "),
+    ("Une autre question : ", "Pour changer : ", "Laissons cela. "),
+)
+SEASONS = (
+    (("this season", "cette saison"), 0),
+    (("this year", "cette année"), 0),
+    (("last season", "la saison dernière"), 1),
+    (("last year", "l'an dernier"), 1),
+    (("the year before last", "il y a deux ans"), 2),
+)
+
+
 class Asked:
     """A question of a subject with its slots filled, and how it is asked again of something else."""
 
     def __init__(self, rng: random.Random, subject: Subject, french: bool, namer: Namer) -> None:
         self.rng, self.namer = rng, namer
         template = rng.choice(subject.questions[french])
-        year = rng.randint(1915, 2025)
         values = {
             "who": namer(rng),
             "other": namer(rng),
-            "when": f"{year}-{(year + 1) % 100:02d}",
+            "when": _season(rng),
             "where": rng.choice(words.OPPONENTS),
-            "year": str(year),
+            "year": str(rng.randint(1915, 2025)),
         }
         self.text = template.format(**values)
         self.slots = {name: value for name, value in values.items() if f"{{{name}}}" in template}
@@ -338,24 +361,94 @@ def desk(rng: random.Random, namer: Namer, coin: Namer) -> dict[str, Any]:
              f"Tu es {name}. {f} ({a}), {g} ({b}); aucun si inutile. Réponds dans la langue de l'usager.")
         )  # fmt: skip
     messages: list[Message] = [{"role": "system", "content": system}]
-    for _ in range(rng.choice((1, 1, 2))):
+    for number in range(rng.choice((1, 1, 2, 3))):
+        turn = "" if number == 0 or rng.random() < 0.5 else rng.choice(SWITCHES[french])
         if rng.random() < 0.35:
-            asked = Asked(rng, rng.choice((*others, *EVERYDAY[8:], *EVERYDAY[8:])), french, namer)
+            declined = Asked(rng, rng.choice((*others, *EVERYDAY[8:], *EVERYDAY[8:])), french, namer)
             said = rng.choice(REFUSALS[french]).format(a=a, b=b)
-            messages += [{"role": "user", "content": asked.text}, {"role": "assistant", "content": said}]
+            messages += [{"role": "user", "content": turn + declined.text}, {"role": "assistant", "content": said}]
             continue
-        function = rng.choice(functions)
-        asked = Asked(rng, function.subject, french, namer)
-        messages += function.exchange(rng, asked.text, asked.slots, french)
-        if asked.slots and rng.random() < 0.4:
-            slot = rng.choice(list(asked.slots))
-            anew = {"who": namer(rng), "where": rng.choice(words.OPPONENTS), "year": str(rng.randint(1915, 2025))}
-            value = anew.get(slot, asked.slots[slot])
-            text = rng.choice(("Et {} ?", "Et pour {} ?") if french else ("And {}?", "What about {}?", "Now {}."))
-            messages += function.exchange(rng, text.format(value), {**asked.slots, slot: value}, french)
+        used = rng.sample(functions, 2 if rng.random() < 0.2 else 1)
+        asked = [(function, Asked(rng, function.subject, french, namer)) for function in used]
+        form = rng.choice(list(FORMS)) if rng.random() < 0.15 else None
+        messages += _exchange(rng, turn, [(f, one.text, one.slots) for f, one in asked], french, form)
+        (function, one), then = asked[0], rng.random()
+        if one.slots and then < 0.4:
+            slot = rng.choice(list(one.slots))
+            anew = {"where": rng.choice(words.OPPONENTS), "year": str(rng.randint(1915, 2025)), "when": _season(rng)}
+            value = anew.get(slot) or namer(rng)
+            text = rng.choice(FOLLOW_UPS[french]).format(value)
+            messages += _exchange(rng, "", [(function, text, {**one.slots, slot: value})], french, None)
+        elif then < 0.5:
+            form = rng.choice(list(FORMS))
+            again = ("Encore : {}" if french else "Again: {}").format(rng.choice(FORMS[form][french]))
+            said = _formed(messages[-1]["content"], form)
+            messages += [{"role": "user", "content": again}, {"role": "assistant", "content": said}]
     if rng.random() < 0.3:
         return {"messages": messages, "tools": [function.declaration() for function in functions]}
     return {"messages": messages}
+
+
+def _exchange(
+    rng: random.Random, turn: str, asked: list[tuple[_Function, str, dict[str, str]]], french: bool, form: str | None
+) -> list[Message]:
+    """A question of one function or of two, all calls at once or one after the other, results and answer."""
+    question = turn + f" {'Et aussi :' if french else 'And also:'} ".join(text for _, text, _ in asked)
+    question += f" {rng.choice(FORMS[form][french])}" if form else ""
+    calls, results, answers = [], [], []
+    for number, (function, _, slots) in enumerate(asked):
+        calls.append({"id": f"call_{number}", "type": "function", "function": function.call(slots, french)})
+        result, said = function.returned(rng, french)
+        results.append({"role": "tool", "tool_call_id": f"call_{number}", "content": result})
+        answers.append(said)
+    messages: list[Message] = [{"role": "user", "content": question}]
+    if rng.random() < 0.5:
+        messages += [{"role": "assistant", "content": None, "tool_calls": calls}, *results]
+    else:
+        for call, result_message in zip(calls, results, strict=True):
+            messages += [{"role": "assistant", "content": None, "tool_calls": [call]}, result_message]
+    said = " ".join(answers)
+    return [*messages, {"role": "assistant", "content": _formed(said, form) if form else said}]
+
+
+def _formed(text: str, form: str) -> str:
+    if form == "capitals":
+        return text.upper()
+    if form == "list":
+        parts = re.split(r", | and | et |(?<=\.) ", text)
+        return "\n".join(f"- {part.rstrip('.')}" for part in parts)
+    return text
+
+
+def season(rng: random.Random, namer: Namer) -> tuple[str, str]:
+    """Which season is meant, where the current one is told."""
+    year = rng.randint(1918, 2027)
+    (english, french), back = rng.choice(SEASONS)
+    who, now, meant = namer(rng), _season_of(year), _season_of(year - back)
+    return rng.choice(
+        (
+            (f"It is the season {now}. Which one is {english}?", f"{meant}."),
+            (f"In {now}: {who} {english}, which season is that?", f"{meant}."),
+            (f"Nous sommes en {now}. {french[0].upper()}{french[1:]}, c'est laquelle ?", f"{meant}."),
+            (f"Saison {now}. Et {who} {french} ?", f"{who} en {meant}."),
+        )
+    )
+
+
+def form(rng: random.Random, namer: Namer) -> tuple[str, str]:
+    """The same words in another form."""
+    french, name = rng.random() < 0.4, rng.choice(list(FORMS))
+    keys = rng.sample(list(COUNTED), rng.randint(2, 3))
+    text = f"{namer(rng)}, " + ", ".join(f"{rng.randint(2, 90)} {COUNTED[key][french]}" for key in keys) + "."
+    return f"{rng.choice(FORMS[name][french])} {text}", _formed(text, name)
+
+
+def _season(rng: random.Random) -> str:
+    return _season_of(rng.randint(1915, 2025))
+
+
+def _season_of(year: int) -> str:
+    return f"{year}-{(year + 1) % 100:02d}"
 
 
 class _Function:
@@ -381,23 +474,11 @@ class _Function:
         function = {"name": self.name, "description": ", ".join(self.subject.names[0]), "parameters": parameters}
         return {"type": "function", "function": function}
 
-    def exchange(self, rng: random.Random, text: str, slots: dict[str, str], french: bool) -> list[Message]:
+    def call(self, slots: dict[str, str], french: bool) -> dict[str, Any]:
         arguments = {self.keys[slot]: value for slot, value in slots.items()}
-        arguments = arguments or {self.text_key: self.subject.names[french][0]}
-        result, said = self._returned(rng, french)
-        call = {"name": self.name, "arguments": arguments}
-        return [
-            {"role": "user", "content": text},
-            {
-                "role": "assistant",
-                "content": None,
-                "tool_calls": [{"id": "call_0", "type": "function", "function": call}],
-            },
-            {"role": "tool", "tool_call_id": "call_0", "content": result},
-            {"role": "assistant", "content": said},
-        ]
+        return {"name": self.name, "arguments": arguments or {self.text_key: self.subject.names[french][0]}}
 
-    def _returned(self, rng: random.Random, french: bool) -> tuple[str, str]:
+    def returned(self, rng: random.Random, french: bool) -> tuple[str, str]:
         if rng.random() < 0.1:
             said = (
                 ("Nothing there, so I say nothing.", "No row comes back.") if not french else ("Rien.", "Aucune ligne.")
@@ -413,4 +494,5 @@ class _Function:
                 ("Selon le texte : {}.", "{}, dit-on.") if french else ("The text says {}.", "{}, it is said.")
             )
             return json.dumps({"matches": [{"text": f"{said}."}]}, ensure_ascii=False), says.format(said)
-        return json.dumps({"rows": [row], **({"sample": True} if rng.random() < 0.3 else {})}), f"{said}."
+        rows = rng.choice(({"rows": [row]}, {"columns": list(row), "rows": [list(row.values())]}, {"result": row}))
+        return json.dumps({**rows, **({"sample": True} if rng.random() < 0.3 else {})}), f"{said}."
