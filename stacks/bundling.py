@@ -14,7 +14,7 @@ from heartbeat import tokens
 ROOT = Path(__file__).resolve().parent.parent
 STAGING = ".build"
 
-_DOMAIN_SUFFIXES = frozenset({".py", ".csv", ".json", ".template", ".toml"})
+_DOMAIN_SUFFIXES = frozenset({".py", ".csv", ".json", ".jsonl", ".template", ".toml"})
 _COMMAND_LINE = ("heartbeat/cli/", "heartbeat/__main__.py")  # never deployed
 
 

@@ -24,7 +24,7 @@ INTERRUPTED = 130
 """Exit status of a shell's command that was ended by Ctrl-C."""
 
 _BAR_WIDTH = 30
-_COPIED = ("*.json", "*.jinja", "*.model", "*.txt", "*.md", "LICENSE*", "USE_POLICY*")
+_COPIED = ("*.json", "*.jsonl", "*.jinja", "*.model", "*.txt", "*.md", "LICENSE*", "USE_POLICY*")
 """What a checkpoint has beside its weights"""
 
 
@@ -102,7 +102,7 @@ def refuse_too_small_a_disk(folder: Path, num_bytes: int) -> None:
 
 
 def small_files(source: Path) -> list[Path]:
-    """Config, tokenizer, chat template, licence: a checkpoint's files that are neither weights nor an index of them."""
+    """Config, tokenizer, chat template, probes, licence: what a checkpoint has but weights and an index of them."""
     found = {file for pattern in _COPIED for file in source.glob(pattern) if file.is_file()}
     return sorted(file for file in found if not file.name.endswith(".index.json"))
 

@@ -22,6 +22,7 @@ FILES = {
     "heartbeat/__init__.py": "",
     "heartbeat/plan.py": "HOURS = 8",
     "heartbeat/instances.csv": "a,b",
+    "heartbeat/probes.jsonl": "{}",
     "heartbeat/__main__.py": "import heartbeat.cli",
     "heartbeat/cli/__init__.py": "",
     "heartbeat/cli/data.json": "{}",
@@ -74,6 +75,7 @@ def test_the_functions_get_handlers_and_domain_and_nothing_else(project: Path) -
         "heartbeat/plan.py",
         "heartbeat/climate.py",
         "heartbeat/instances.csv",
+        "heartbeat/probes.jsonl",
     }
 
 
@@ -100,6 +102,7 @@ def test_the_image_gets_trainer_and_domain_and_nothing_else(project: Path) -> No
         "heartbeat/plan.py",
         "heartbeat/climate.py",
         "heartbeat/instances.csv",
+        "heartbeat/probes.jsonl",
     }
 
 
