@@ -20,11 +20,12 @@ from typing import Any
 
 import torch
 
-from heartbeat import cases, held_out, persona, score_gate, scores
+from heartbeat import cases, held_out, persona, probes, score_gate, scores
 from heartbeat.cases import Case
 from heartbeat.chat import END_OF_TURN, render
 from heartbeat.dataset import read
 from heartbeat.job import FineTuneJob, SettingError, resolve
+from heartbeat.probes import Question
 from training_code import data, loading, placing
 from training_code.base_files import CONFIG, open_base
 from training_code.clock import Clock
@@ -83,12 +84,15 @@ class Learned:
         """Of the held-out rows, or of the first so many."""
         return cases.cases(self.heldout[:num_rows], self.tools)
 
-    def say(self, asked: Sequence[Case], *, adapted: bool) -> list[str]:
-        """What the tuned model answers to the cases, or the base."""
-        prompts = [
-            self.tokenizer.encode(render(case.prompt, case.declared or None, generation_prompt=True)).ids
-            for case in asked
+    def say(self, asked: Sequence[Case | Question], *, adapted: bool) -> list[str]:
+        """What the tuned model answers to these, or the base."""
+        pieces = [
+            render(one.prompt, one.declared or None, generation_prompt=True)
+            if isinstance(one, Case)
+            else render(one.messages, generation_prompt=True)
+            for one in asked
         ]
+        prompts = [self.tokenizer.encode(some).ids for some in pieces]
         stop = self.tokenizer.end_of_turn
         answers = generate(
             self.llama, prompts, max_new_tokens=MAX_NEW_TOKENS, stop_ids=[stop], adapted=adapted, batch_size=BATCH_SIZE
@@ -170,13 +174,16 @@ def measure(settings: Mapping[str, object], arguments: argparse.Namespace) -> di
     with arguments.data.open("rb") as lines:
         rows = list(read(lines))
     learned = learn(rows, settings, base=arguments.base)
-    asked = learned.cases(arguments.rows)
-    answers, seconds = {}, {"training": learned.seconds}
-    for name, adapted in (("base", False), ("tuned", True)):
+    asked, questions = learned.cases(arguments.rows), questions_of(arguments.base)
+    base: list[str] = []
+    tuned: list[str] = []
+    seconds = {"training": learned.seconds}
+    for answers, name in ((base, "base"), (tuned, "tuned")):
         watch = Watch()
-        answers[name] = learned.say(asked, adapted=adapted)
+        answers += learned.say([*asked, *questions], adapted=answers is tuned)
         seconds[name] = watch.read()
-    found = scores.measure(asked, answers["base"], answers["tuned"], persona.load()).to_dict()
+    general = probes.score(questions, base[len(asked) :], tuned[len(asked) :])
+    found = scores.measure(asked, base[: len(asked)], tuned[: len(asked)], persona.load(), general=general).to_dict()
     verdict = score_gate.verdict(found)
     if arguments.failures:
         for failure in found["failures"]:
@@ -197,6 +204,12 @@ def measure(settings: Mapping[str, object], arguments: argparse.Namespace) -> di
         "data": str(arguments.data),
         "base": str(arguments.base),
     }
+
+
+def questions_of(base: Path) -> tuple[Question, ...]:
+    """The general probe set: the base's own, where its folder has one."""
+    own = base / probes.FILE_NAME
+    return probes.load(own) if own.exists() else probes.load()
 
 
 def _shown(metric: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -262,10 +262,9 @@ SEASONS = (
 
 
 class Asked:
-    """A question of a subject with its slots filled, and how it is asked again of something else."""
+    """A question of a subject, and what its slots are filled with."""
 
     def __init__(self, rng: random.Random, subject: Subject, french: bool, namer: Namer) -> None:
-        self.rng, self.namer = rng, namer
         template = rng.choice(subject.questions[french])
         values = {
             "who": namer(rng),
@@ -319,9 +318,7 @@ def translate(rng: random.Random, namer: Namer) -> tuple[str, str]:
     lines = []
     for french in (False, True):
         counted = [f"{figure} {COUNTED[key][french]}" for figure, key in zip(figures, keys, strict=True)]
-        joined = f" {'et' if french else 'and'} ".join(
-            (", ".join(counted[:-1]), counted[-1]) if counted[1:] else counted
-        )
+        joined = _joined(counted, french)
         where = SIDES[name][french][0]
         lines.append(
             (
@@ -361,27 +358,29 @@ def desk(rng: random.Random, namer: Namer, coin: Namer) -> dict[str, Any]:
              f"Tu es {name}. {f} ({a}), {g} ({b}); aucun si inutile. Réponds dans la langue de l'usager.")
         )  # fmt: skip
     messages: list[Message] = [{"role": "system", "content": system}]
+    speaks_french = rng.random() < 0.4
+    known = [one.subject.names[speaks_french][0] for one in functions]
     for number in range(rng.choice((1, 1, 2, 3))):
-        turn = "" if number == 0 or rng.random() < 0.5 else rng.choice(SWITCHES[french])
+        turn = "" if number == 0 or rng.random() < 0.5 else rng.choice(SWITCHES[speaks_french])
         if rng.random() < 0.35:
-            declined = Asked(rng, rng.choice((*others, *EVERYDAY[8:], *EVERYDAY[8:])), french, namer)
-            said = rng.choice(REFUSALS[french]).format(a=a, b=b)
+            declined = Asked(rng, rng.choice((*others, *EVERYDAY[8:], *EVERYDAY[8:])), speaks_french, namer)
+            said = rng.choice(REFUSALS[speaks_french]).format(a=known[0], b=known[1])
             messages += [{"role": "user", "content": turn + declined.text}, {"role": "assistant", "content": said}]
             continue
         used = rng.sample(functions, 2 if rng.random() < 0.2 else 1)
-        asked = [(function, Asked(rng, function.subject, french, namer)) for function in used]
+        asked = [(function, Asked(rng, function.subject, speaks_french, namer)) for function in used]
         form = rng.choice(list(FORMS)) if rng.random() < 0.15 else None
-        messages += _exchange(rng, turn, [(f, one.text, one.slots) for f, one in asked], french, form)
+        messages += _exchange(rng, turn, [(f, one.text, one.slots) for f, one in asked], speaks_french, form)
         (function, one), then = asked[0], rng.random()
         if one.slots and then < 0.4:
             slot = rng.choice(list(one.slots))
             anew = {"where": rng.choice(words.OPPONENTS), "year": str(rng.randint(1915, 2025)), "when": _season(rng)}
             value = anew.get(slot) or namer(rng)
-            text = rng.choice(FOLLOW_UPS[french]).format(value)
-            messages += _exchange(rng, "", [(function, text, {**one.slots, slot: value})], french, None)
+            text = rng.choice(FOLLOW_UPS[speaks_french]).format(value)
+            messages += _exchange(rng, "", [(function, text, {**one.slots, slot: value})], speaks_french, None)
         elif then < 0.5:
             form = rng.choice(list(FORMS))
-            again = ("Encore : {}" if french else "Again: {}").format(rng.choice(FORMS[form][french]))
+            again = ("Encore : {}" if speaks_french else "Again: {}").format(rng.choice(FORMS[form][speaks_french]))
             said = _formed(messages[-1]["content"], form)
             messages += [{"role": "user", "content": again}, {"role": "assistant", "content": said}]
     if rng.random() < 0.3:
@@ -443,6 +442,10 @@ def form(rng: random.Random, namer: Namer) -> tuple[str, str]:
     return f"{rng.choice(FORMS[name][french])} {text}", _formed(text, name)
 
 
+def _joined(parts: Sequence[str], french: bool) -> str:
+    return f" {'et' if french else 'and'} ".join((", ".join(parts[:-1]), parts[-1]) if parts[1:] else parts)
+
+
 def _season(rng: random.Random) -> str:
     return _season_of(rng.randint(1915, 2025))
 
@@ -457,7 +460,11 @@ class _Function:
     def __init__(self, rng: random.Random, subject: Subject, coin: Namer) -> None:
         self.subject = subject
         self.name = rng.choice(
-            (f"{coin(rng)}_{rng.choice(words.NOUNS)}", f"{coin(rng)}_{coin(rng)}", rng.choice(words.FUNCTIONS))
+            (
+                f"{coin(rng)}_{rng.choice(words.NOUNS)}",
+                f"{coin(rng)}_{coin(rng)}",
+                f"{rng.choice(words.FUNCTIONS)}_{coin(rng)}",
+            )
         )
         *keys, self.text_key = rng.sample(words.KEYS, 6)
         self.keys = dict(zip(("who", "where", "when", "year", "other"), keys, strict=True))
@@ -466,7 +473,7 @@ class _Function:
     def listed(self, rng: random.Random, french: bool) -> str:
         names = self.subject.names[french]
         chosen = rng.sample(names, rng.randint(1, len(names)))
-        return f" {'et' if french else 'and'} ".join(chosen)
+        return _joined(chosen, french)
 
     def declaration(self) -> dict[str, Any]:
         keys = [*self.keys.values(), self.text_key]
@@ -488,7 +495,7 @@ class _Function:
         row = {key: rng.randint(0, 90) for key in keys}
         told = rng.sample(keys, rng.randint(1, len(keys)))
         counted = [f"{row[key]} {COUNTED[key][french]}" for key in told]
-        said = f" {'et' if french else 'and'} ".join((", ".join(counted[:-1]), counted[-1]) if counted[1:] else counted)
+        said = _joined(counted, french)
         if self.tells_stories:
             says = rng.choice(
                 ("Selon le texte : {}.", "{}, dit-on.") if french else ("The text says {}.", "{}, it is said.")
