@@ -414,7 +414,7 @@ def _formed(text: str, form: str) -> str:
     if form == "capitals":
         return text.upper()
     if form == "list":
-        parts = re.split(r", | and | et |(?<=\.) ", text)
+        parts = re.split(r"(?i), | and | et |(?<=\.) ", text)
         return "\n".join(f"- {part.rstrip('.')}" for part in parts)
     return text
 
