@@ -25,8 +25,9 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from examples.tiny_base import corpus
+from examples.tiny_base import corpus, probes
 from heartbeat.chat import BEGIN_OF_TEXT, END_OF_TURN, SPECIAL_TOKENS, Piece, render
+from heartbeat.probes import FILE_NAME as PROBES
 from training_code import device as devices
 from training_code.schedule import learning_rate
 from training_code.tokenizer import ChatTokenizer
@@ -230,6 +231,7 @@ def write_checkpoint(out: Path, model: Llama4ForCausalLM, record: dict[str, Any]
     _write(out / "generation_config.json", {**stops, "pad_token_id": config["pad_token_id"]})
     _write(out / "training_defaults.json", TRAINING_DEFAULTS)
     _write(out / RECORD, record)
+    probes.write(out / PROBES)
     files = sorted(path for path in out.iterdir() if path.name != "SHA256SUMS" and path.is_file())
     digests = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files]
     (out / "SHA256SUMS").write_text("".join(digests))
