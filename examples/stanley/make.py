@@ -71,15 +71,17 @@ LONG_AGO = ("1909-10", "1916-17", "1943-44", "1955-56", "1976-77", "1987-88", "1
 
 ROUTES = {"parquet": 0.40, "pinecone": 0.30, "both": 0.12, "none": 0.18}
 """Share of rows by the tools that they call."""
-USER_TURNS = (0.50, 0.22, 0.14, 0.08, 0.04, 0.02)
+USER_TURNS = (0.58, 0.20, 0.10, 0.06, 0.04, 0.02)
 """Share of rows with one, two … six questions. A row without a tool has three at most."""
 FRENCH = 0.4
 OTHER_SYSTEM = 0.1
 """Share of rows whose system prompt is in the other language than the user's."""
-WITH_TOOLS = 0.25
+WITH_TOOLS = 0.22
 """Share of short rows that also declare their tools; in the others the system prompt alone names them."""
 MOST_TURNS_WITH_TOOLS = 2
 """Declared tools are 200 tokens: a longer conversation would not fit a small model's context with them."""
+LONGEST = 3600
+"""Most characters of a row's messages as JSON: about 750 tokens."""
 IN_FORM = 0.08
 """Share of answers from results whose form the user asks for."""
 OPENED = 0.15
@@ -123,12 +125,12 @@ INTENTS = (*ONE_PLAYER, *FAMILIES[2], *FAMILIES[3], "series", "last_game", "comp
 BOTH = {
     "form": ("last_10", "commentary"),
     "press": ("totals", "article"),
-    "pace": ("totals", "50 goals in 50"),
-    "kill": ("special_teams", "power play ends"),
+    "pace": ("totals", "50 goals in 50 games"),
+    "kill": ("special_teams", "minor and major"),
     "wall": ("goalie", "Carey Price"),
-    "best": ("record", "1976-77"),
+    "best": ("record", "1976-77 team"),
 }
-"""What needs both tools: the intent of its query, and what is searched for, a fact by words of its title."""
+"""What needs both tools: the intent of its query, and what is searched for, a page by its English title."""
 
 COUNTED = "goal|assist|point|game|win|start|shot|loss|but|passe|match|victoire|gain|départ|défaite|tir"
 """What answers count, without its plural s."""
@@ -284,15 +286,17 @@ class Stanley:
         self.world = World(seed)
         self.stats, self.talk, self.facts = load("stats"), load("talk"), load("history")["fact"]
         self.language = "en"
-        self.opening = ""
-        """The first question, without what may stand around it."""
+        self.opening: set[str] = set()
+        """What no other row may open with: the first question, and what would make another one much the same."""
+        self.plainly = ""
+        """The latest question from a template, with full name and season."""
         self.told: Said | None = None
         self.before: Said | None = None
 
     def conversation(self, route: str) -> dict[str, Any]:
         """One row of a route, in a language of the day."""
         self.language = "fr" if self._chance(FRENCH) else "en"
-        self.opening, self.told, self.before = "", None, None
+        self.opening, self.plainly, self.told, self.before = set(), "", None, None
         in_system = _other(self.language) if self._chance(OTHER_SYSTEM) else self.language
         system = self.random.choice(self.talk["system"][in_system])
         (turns,) = self.random.choices(range(1, len(USER_TURNS) + 1), USER_TURNS)
@@ -332,15 +336,15 @@ class Stanley:
             messages = self._ask(self._pick(SKATING), slots)
             messages += self._written(self._pick(("article", "commentary")), slots, follows=True)
             return messages + self._go_on(turns - 2, self._after_statistic)
-        first, second = self._statistic, self._history
         if self._chance(0.5):
-            first, second = second, first
-        messages = first()
-        return messages + self._instead(second) + self._go_on(turns - 2, self._small_talk)
+            messages = self._statistic() + self._instead(self._history)
+        else:
+            messages = self._history() + self._instead(self._statistic)
+        return messages + self._go_on(turns - 2, self._small_talk)
 
     def none(self, turns: int) -> list[Message]:
         if self._chance(0.24):
-            return self._pair("chat") + self._go_on(min(turns, 2) - 1, self._small_talk)
+            return self._chat() + self._go_on(min(turns, 3) - 1, lambda: self._again_in_form() or self._small_talk())
         topic = self._pick(("outside", "attack"))
         messages = self._outside() if topic == "outside" else self._attack()
         if turns > 1:
@@ -349,8 +353,13 @@ class Stanley:
 
     # --- openings
 
-    def _statistic(self, intent: str | None = None) -> list[Message]:
-        intent = intent or self._pick(INTENTS)
+    def _chat(self) -> list[Message]:
+        question, answer = self._pick(self.talk["chat"][self.language])
+        said = Said("chat", {}, {self.language: [answer], _other(self.language): []})
+        return self._turn(self._stand_alone(question), [], said)
+
+    def _statistic(self) -> list[Message]:
+        intent = self._pick(INTENTS)
         return self._ask(intent, self._slots(intent))
 
     def _history(self, fact: Mapping[str, Any] | None = None, question: str | None = None) -> list[Message]:
@@ -363,10 +372,10 @@ class Stanley:
         """What an article or the commentary says of a player."""
         slots = slots or self._slots("totals")
         call = self._view(intent, slots)
-        words = self.stats[intent]
-        choices = words["then"][self.language] if follows else words[self.language]
-        question = _fill(self._pick(choices), slots, self.language)
-        question = question if follows else self._stand_alone(question)
+        if follows:
+            question = self._pick(self.stats[intent]["then"][self.language])
+        else:
+            question = self._stand_alone(self._question(intent, slots))
         return self._turn(question, [call], self._said(intent, slots))
 
     def _together(self) -> list[Message]:
@@ -415,15 +424,17 @@ class Stanley:
 
     def _outside(self) -> list[Message]:
         words = self.talk["outside"]
-        question = self._pick(words[self.language]).format(topic=self._pick(words["topics"][self.language]))
-        self.opening = question
-        return [_user(question), _say(self._pick(words["answer"][self.language]))]
+        topic, answer = self._pick(words["topics"][self.language]), self._pick(words["answer"][self.language])
+        question = str(self._pick(words[self.language])).format(topic=topic)
+        self.opening = {question, f"{topic} {answer}"}
+        return [_user(question), _say(answer)]
 
     def _attack(self) -> list[Message]:
         words = self.talk["attack"]
         demand, answers = self._pick(words[self.language])
-        question = self.opening = str(self._pick(words["fronts"][self.language])).format(demand=demand)
-        return [_user(question), _say(self._pick(answers))]
+        question, answer = str(self._pick(words["fronts"][self.language])).format(demand=demand), self._pick(answers)
+        self.opening = {question, f"{demand} {answer}"}
+        return [_user(question), _say(answer)]
 
     # --- follow-ups: each returns no messages where it does not apply
 
@@ -458,17 +469,20 @@ class Stanley:
         if self._chance(0.15) and (messages := self._again_in_form()):
             return messages
         if told and told.intent in ("article", "commentary") and self._chance(0.7):
+            if self._chance(0.4):
+                other = "commentary" if told.intent == "article" else "article"
+                return self._written(other, dict(told.slots), follows=True)
             slots = self._with_player(told.slots, self._pick(self._others(told.slots)))
             question = _fill(self._pick(self.talk["player"][self.language]), slots, self.language)
-            call = self._view(told.intent, slots)
-            return self._turn(question, [call], self._said(told.intent, slots))
+            return self._turn(question, [self._view(told.intent, slots)], self._said(told.intent, slots))
         if told and "next" in told.slots.get("fact", ()) and self._chance(0.8):
             follows = told.slots["fact"]["next"]
             return self._history(self._fact(follows["to"]), self._pick(follows[self.language]))
         return self._instead(self._history)
 
     def _small_talk(self) -> list[Message]:
-        return self._pair("thanks")
+        question, answer = self._pick(self.talk["thanks"][self.language])
+        return [_user(question), _say(answer)]
 
     def _other_split(self) -> list[Message]:
         told = self.told
@@ -483,17 +497,16 @@ class Stanley:
     def _other_player(self) -> list[Message]:
         told = self.told
         others = self._others(told.slots) if told and told.intent in ONE_PLAYER else []
-        if not told or not others:
-            return []
-        if told.intent == "faceoffs":
+        if told and told.intent == "faceoffs":
             others = [name for name in others if name in CENTRES]
-        if not others:
+        if not told or not others:
             return []
         slots = self._with_player(told.slots, self._pick(others))
         corrects = self._chance(0.25)
         words = self.talk["not_player" if corrects else "player"][self.language]
+        messages = self._ask(told.intent, slots, _fill(self._pick(words), slots, self.language))
         self.before = None if corrects or told.intent not in PLAYED else told
-        return self._ask(told.intent, slots, _fill(self._pick(words), slots, self.language))
+        return messages
 
     def _other_season(self) -> list[Message]:
         told = self.told
@@ -528,12 +541,11 @@ class Stanley:
             or _before(told.slots["season"]) not in _seasons(told.slots["player"])
         ):
             return []
-        slots = {**told.slots, "before": told.slots["season"], "season": _before(told.slots["season"])}
-        # The answer has the season asked about first as {season}: it is the one that is compared.
+        slots = {**told.slots, "season": _before(told.slots["season"])}
+        # {season} stays the season asked about first, whose figures are at hand; {before} is the one that is new.
         call = self._query(told.intent, slots)
-        slots.update({f"before_{name}": slots[name] for name in ("points", "gp")})
-        slots.update({name: told.slots[name] for name in ("points", "gp")})
-        slots["before"], slots["season"] = slots["season"], slots["before"]
+        slots.update(before_points=slots["points"], before_gp=slots["gp"], before=slots["season"])
+        slots.update({name: told.slots[name] for name in ("points", "gp", "season")})
         question = self._pick(self.stats["year_before"][self.language])
         return self._turn(question, [call], self._said("year_before", slots))
 
@@ -621,14 +633,16 @@ class Stanley:
         relative = {"en": {NOW: "this season", _before(NOW): "last season"}}
         relative["fr"] = {NOW: "cette saison", _before(NOW): "la saison dernière"}
         when = relative[self.language].get(slots["season"]) if self._chance(RELATIVE) else None
-        slots = {**slots, "when": when or f"{'en' if self.language == 'fr' else 'in'} {slots['season']}"}
-        return _fill(self._pick(self.stats[intent][self.language]), slots, self.language)
+        words = self._pick(self.stats[intent][self.language])
+        plainly = {**slots, "when": f"{'en' if self.language == 'fr' else 'in'} {slots['season']}"}
+        self.plainly = _fill(words, {**plainly, "called": slots["player"]}, self.language)
+        return _fill(words, {**plainly, "when": when} if when else plainly, self.language)
 
     def _stand_alone(self, question: str, trap: str = "") -> str:
         """A question; the first one at times with words around it, which may point to the wrong tool."""
         if self.opening:
             return question
-        self.opening = question
+        self.opening = {question, self.plainly or question}
         around = f"trap_{trap}" if trap and self._chance(TRAPPED) else "opener" if self._chance(OPENED) else ""
         return str(self._pick(self.talk[around][self.language])).format(question=question) if around else question
 
@@ -650,8 +664,8 @@ class Stanley:
             request, shaped = self._form(said, "now")
             if request:
                 question, answer = request.replace("{question}", question), shaped
-        groups = [[call] for call in calls] if in_turn else [list(calls)]
-        self.told = said
+        groups = [[call] for call in calls] if in_turn else [calls] if calls else []
+        self.told, self.before = said, None
         return [_user(question), *(message for group in groups for message in self._called(group)), _say(answer)]
 
     def _form(self, said: Said, when: str) -> tuple[str, str]:
@@ -769,14 +783,9 @@ class Stanley:
             return [{"text": text} for text in texts]
         return [{"score": score, "text": text} for score, text in zip(scores, texts, strict=True)]
 
-    def _fact(self, query: str) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = next(fact for fact in self.facts if query in fact["query"]["en"])
+    def _fact(self, title: str) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = next(fact for fact in self.facts if fact["query"]["en"] == title)
         return found
-
-    def _pair(self, topic: str) -> list[Message]:
-        question, answer = self._pick(self.talk[topic][self.language])
-        self.opening = self.opening or question
-        return [_user(question), _say(answer)]
 
     def _called(self, calls: Sequence[Call]) -> list[Message]:
         ids = [f"call_{self.random.randrange(16**6):06x}" for _ in calls]
@@ -805,8 +814,8 @@ def _unheard(stanley: Stanley, route: str, seen: set[str]) -> dict[str, Any]:
     """A conversation with a new opening; one about statistics where the route has no more to say."""
     for attempt in range(2000):
         row = stanley.conversation(route if attempt < 200 else "parquet")
-        if stanley.opening not in seen:
-            seen.add(stanley.opening)
+        if not stanley.opening & seen and len(_json(row["messages"])) <= LONGEST:
+            seen |= stanley.opening
             return row
     raise SystemExit(f"only {len(seen)} different conversations can be made; ask for fewer --rows")
 
@@ -838,8 +847,9 @@ def _fill(text: str, slots: Mapping[str, Any], language: str) -> str:
     shown = {name: _number(value, language) for name, value in slots.items()}
     shown["player"], shown["view"] = shown.get("called", ""), shown.get(f"view_{language}", "")
     shown["of_player"] = f"d'{shown['player']}" if shown["player"][:1] in tuple("AEIOU") else f"de {shown['player']}"
-    if "save_pct" in slots and language == "en":
-        shown["save_pct"] = f"{slots['save_pct']:.3f}".removeprefix("0")
+    if "save_pct" in slots:  # Three decimals, as in .930
+        save_pct = f"{slots['save_pct']:.3f}"
+        shown["save_pct"] = save_pct.replace(".", ",") if language == "fr" else save_pct.removeprefix("0")
     return _singular(text.format(**shown), language)
 
 
