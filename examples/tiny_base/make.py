@@ -64,16 +64,19 @@ MODEL = {
     "max_position_embeddings": 8192,
 }
 TRAINING_DEFAULTS = {
-    "LEARNING_RATE": "1e-2",
-    "MAX_STEPS": "60",
-    "PER_DEVICE_BATCH_SIZE": "8",
+    "LEARNING_RATE": "4e-3",
+    "MAX_STEPS": "440",
+    "PER_DEVICE_BATCH_SIZE": "4",
     "GRADIENT_ACCUMULATION_STEPS": "1",
-    "MAX_LENGTH": "1024",
+    "MAX_LENGTH": "2048",
+    "LORA_R": "32",
+    "LORA_ALPHA": "64",
     "LORA_DROPOUT": "0",
-    "WARMUP_STEPS": "5",
-    "EVAL_EVERY_STEPS": "30",
+    "LORA_TARGETS": "attention,shared_expert,routed_experts",
+    "WARMUP_STEPS": "20",
+    "EVAL_EVERY_STEPS": "220",
 }
-"""Card-named hyperparameters under which LoRA learns visibly in under a minute on two CPU cores."""
+"""Card-named hyperparameters under which LoRA learns most in two minutes on two CPU cores (README.md)."""
 
 
 def main() -> None:

@@ -487,10 +487,10 @@ class _Function:
 
     def returned(self, rng: random.Random, french: bool) -> tuple[str, str]:
         if rng.random() < 0.1:
-            said = (
-                ("Nothing there, so I say nothing.", "No row comes back.") if not french else ("Rien.", "Aucune ligne.")
+            nothing = (
+                ("Rien.", "Aucune ligne.") if french else ("Nothing there, so I say nothing.", "No row comes back.")
             )
-            return '{"rows": []}', rng.choice(said)
+            return '{"rows": []}', rng.choice(nothing)
         keys = rng.sample(list(COUNTED), rng.randint(2, 4))
         row = {key: rng.randint(0, 90) for key in keys}
         told = rng.sample(keys, rng.randint(1, len(keys)))
