@@ -64,7 +64,7 @@ MODEL = {
     "max_position_embeddings": 8192,
 }
 TRAINING_DEFAULTS = {
-    "LEARNING_RATE": "4e-3",
+    "LEARNING_RATE": "5e-3",
     "MAX_STEPS": "440",
     "PER_DEVICE_BATCH_SIZE": "4",
     "GRADIENT_ACCUMULATION_STEPS": "1",
