@@ -53,10 +53,21 @@ def test_the_record_has_figures_of_both_and_the_transcripts() -> None:
 
 def test_a_failure_says_why_and_where_the_transcripts_are() -> None:
     said = quality.failure(quality.record(LEARNED, scores(20), RULES), "s3://b/gate.json")
-    assert said.startswith("routing 0.20 (95% interval ")
+    assert said.startswith("missed: routing 0.20 (0.1")
+    assert "; needs 0.7)" in said
     assert said.endswith(". Transcripts of the 80 held-out rows that failed: s3://b/gate.json")
     late = quality.failure(quality.record(LEARNED, unscored("no time"), RULES), "s3://b/gate.json")
     assert late == "no answers were scored: no time. Details: s3://b/gate.json"
+
+
+def test_a_failure_names_the_loss_and_what_could_not_be_told() -> None:
+    rules = Rules(bounds={"routing": Bound(at_least=0.7, min_gain=0.5), "persona": Bound(at_least=0.93)})
+    both = {"metrics": {**scores(95)["metrics"], "persona": scores(95)["metrics"]["routing"]}}
+    said = quality.record(NOT_LEARNED, both, rules)["summary"]
+    assert said.startswith("held-out loss 3.00 against base 3.00 (ratio 1.00, needs at most 0.95) on 30 rows; ")
+    assert said.endswith("; needs 0.93)")
+    assert "too few rows to tell: persona 0.95 (0." in said
+    assert "routing" not in said
 
 
 def test_a_failure_is_short_however_much_failed() -> None:
