@@ -158,7 +158,8 @@ class Asking:
         who = "tuned" if adapted else "base"
         started = time.monotonic()
         order = sorted(range(len(questions.prompts)), key=lambda i: -len(questions.prompts[i]))
-        told = _Progress(self.say, f"answers of the {who} model", len(order), started)
+        like_base = self.base.seconds * TUNED_MARGIN if self.base else None
+        told = _Progress(self.say, f"answers of the {who} model", len(order), like_base)
         ids: dict[int, list[int]] = {}
 
         def too_late() -> bool:
@@ -194,9 +195,9 @@ class Asking:
                 torch.cuda.empty_cache()
                 continue
             ids.update(zip(batch, said, strict=True))
-            expected = (time.monotonic() - started) / len(ids) * len(order)
-            if len(ids) < len(order) and self._told(expected > seconds_at_most):
-                self._note_too_slow(who, expected)
+            told.expected = (time.monotonic() - started) / len(ids) * len(order)
+            if len(ids) < len(order) and self._told(told.expected > seconds_at_most):
+                self._note_too_slow(who, told.expected)
                 return None
         seconds = time.monotonic() - started
         tokens = sum(map(len, ids.values()))
@@ -283,9 +284,12 @@ class Asking:
 class _Progress:
     """A line about answers, now and then."""
 
-    def __init__(self, say: Callable[[str], None], what: str, count: int, started: float) -> None:
-        self._say, self._what, self._count, self._started = say, what, count, started
-        self._told_at = started
+    def __init__(self, say: Callable[[str], None], what: str, count: int, expected: float | None) -> None:
+        self._say, self._what, self._count = say, what, count
+        self.expected = expected
+        """Seconds of all answers; None where nothing tells. In the midst of a batch those that are there do not: they
+        all take as many walks, and end together."""
+        self._started = self._told_at = time.monotonic()
 
     def of_batch(self, before: int, size: int, num_ranks: int) -> Callable[[int], None]:
         """To be told how many of one rank's prompts of a batch are answered; the other ranks are as far."""
@@ -296,8 +300,9 @@ class _Progress:
         if now - self._told_at < _SECONDS_BETWEEN_LINES:
             return
         self._told_at = now
-        left = (now - self._started) / done * (self._count - done)
-        self._say(f"{self._what}: {done} of {self._count}, about {about(left)} left")
+        left = None if self.expected is None else max(0.0, self.expected - (now - self._started))
+        words = "" if left is None else f", about {about(left)} left"
+        self._say(f"{self._what}: {done} of {self._count}{words}")
 
 
 def _can_have(num_bytes: int, device: torch.device) -> bool:
