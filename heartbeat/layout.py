@@ -47,6 +47,14 @@ class Run:
         return self.prefix + "metrics.json"
 
     @property
+    def scores(self) -> str:
+        return self.prefix + "scores.json"
+
+    @property
+    def gate(self) -> str:
+        return self.prefix + "gate.json"
+
+    @property
     def report(self) -> str:
         return self.prefix + "report.html"
 

@@ -87,6 +87,12 @@ def load(path: Path = FILE) -> tuple[Question, ...]:
     return tuple(found.values())
 
 
+@functools.cache
+def bundled() -> tuple[Question, ...]:
+    """The questions that are asked where the base model's folder brings none."""
+    return load()
+
+
 def score(questions: Sequence[Question], base_texts: Sequence[str], tuned_texts: Sequence[str]) -> list[Probe]:
     """Who answered what rightly, texts in the order of the questions.
 

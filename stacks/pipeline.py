@@ -63,7 +63,7 @@ class Pipeline(Stack):
             endpoint_name=settings.endpoint_name,
             model_package_group=group.model_package_group_name,
         )
-        self._code = lambda_.Code.from_asset(str(stage_lambda()))
+        self._code = lambda_.Code.from_asset(str(stage_lambda(gate=settings.gate_path)))
         self.functions = {name: self._function(name, handler) for name, handler in self._handlers().items()}
         self.state_machine = self._state_machine()
         self._clean_up_after_abort()

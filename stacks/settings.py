@@ -9,14 +9,16 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aws_cdk as cdk
 from aws_cdk import aws_logs as logs
 from constructs import Node
 
-from heartbeat import catalog, layout
+from heartbeat import catalog, layout, score_gate
 from heartbeat.job import SettingError
+from stacks.bundling import ROOT
 
 SECTION = "heartbeat"
 
@@ -95,6 +97,9 @@ class Settings:
     """Serving image: `name:tag` in the Region's own AWS Deep Learning Containers registry, or a whole URI."""
     volume_size_gib: int = 500
     """Least EBS volume of a training job; instances with NVMe disks ignore it."""
+    gate_file: str = "heartbeat/gate.toml"
+    """What a tuned model must reach before it is deployed; a path from the repository's root. Deployed with the app:
+    neither an execution nor a base model chooses its own bounds."""
     tags: Mapping[str, str] = field(default_factory=dict)
     """More tags for every resource."""
     extra_dataset_buckets: tuple[str, ...] = ()
@@ -118,6 +123,7 @@ class Settings:
         self._check_words()
         self._check_numbers()
         self._check_instances()
+        self._check_gate()
 
     @classmethod
     def from_context(cls, context: Node | Mapping[str, Any], environment: str) -> Settings:
@@ -149,6 +155,10 @@ class Settings:
             read = _from_text if name in from_command_line else _checked
             values[name] = read(f"{prefix}{name}", value, types_by_name[name])
         return cls(environment=environment, **values)
+
+    @property
+    def gate_path(self) -> Path:
+        return ROOT / self.gate_file
 
     @property
     def log_retention(self) -> logs.RetentionDays:
@@ -237,6 +247,15 @@ class Settings:
                     )
             if len(set(values)) != len(values):
                 self._refuse(name, "names an instance twice", "list each once, best first")
+
+    def _check_gate(self) -> None:
+        try:
+            score_gate.load(self.gate_path)
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            self._refuse("gate_file", f"cannot be read ({why})", "name a file below the repository's root")
+        except SettingError as error:
+            self._refuse("gate_file", f"has a mistake: {error}", "correct the file, or leave the setting out")
 
 
 _Kind = tuple[str, Callable[[Any], bool], Callable[[Any], Any]]

@@ -155,9 +155,20 @@ def workload(job: FineTuneJob, rows: Data) -> Workload:
     )
 
 
+def bytes_for_answers(job: FineTuneJob, shape: ModelShape, rows: Data, device: torch.device, ranks: Ranks) -> float:
+    """Of memory that keys and values of a batch may take: what is free but for one layer's work, as in training."""
+    if device.type == "cpu":
+        # No rank knows what the others take, nor how many of them are on this host.
+        return _free_host_bytes() * LOADABLE_SHARE_OF_HOST / ranks.world_size
+    torch.cuda.empty_cache()
+    terms = memory.gpu_terms(shape, job, workload(job, rows), mode="streamed", num_gpus=ranks.world_size)
+    return _free_device_bytes(device) - terms["workspace"] * GIB
+
+
 def _free_device_bytes(device: torch.device) -> int:
     free, total = torch.cuda.mem_get_info(device)
-    return min(free, math.floor(torch.cuda.get_per_process_memory_fraction(device) * total))
+    own = math.floor(torch.cuda.get_per_process_memory_fraction(device) * total) - torch.cuda.memory_reserved(device)
+    return min(free, own)
 
 
 def _free_host_bytes() -> int:

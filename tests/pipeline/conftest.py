@@ -21,7 +21,20 @@ ROOT = Path(__file__).resolve().parents[2]
 NUM_ROWS = 80
 # A random model of a few thousand parameters, and settings under which it learns something in a second or two:
 # these tests ask what the pipeline does, not how well it learns.
-QUICK = {**tiny.HYPERPARAMETERS, "MAX_STEPS": 8, "LEARNING_RATE": 0.02, "EVAL_EVERY_STEPS": 1000}
+QUICK = {
+    **tiny.HYPERPARAMETERS,
+    "MAX_STEPS": 8,
+    "LEARNING_RATE": 0.02,
+    "EVAL_EVERY_STEPS": 1000,
+    "EVAL_GENERATE_ROWS": 12,
+    "EVAL_MAX_NEW_TOKENS": 16,
+}
+PROBE = {
+    "name": "sum",
+    "messages": [{"role": "user", "content": "1 + 1?"}],
+    "right": {"number": 2},
+    "example": "It is 2.",
+}
 PATIENCE_SECONDS = 240
 
 
@@ -176,12 +189,15 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     root = tmp_path_factory.mktemp("aws")
     with start(root) as server:
         cdk(server, "bootstrap", "--output", str(root / "cdk.out"))
-        cdk(server, "deploy", "--all", "--require-approval", "never", "--output", str(root / "cdk.out"))
+        gate = "heartbeat.dev.gate_file=tests/pipeline/gate.toml"
+        deploy = ("deploy", "--all", "--require-approval", "never", "--context", gate)
+        cdk(server, *deploy, "--output", str(root / "cdk.out"))
         described = server.client("cloudformation").describe_stacks(StackName="HeartBeat-dev-Pipeline")["Stacks"][0]
         outputs = {item["OutputKey"]: item["OutputValue"] for item in described["Outputs"]}
         cloud = Cloud(server, outputs)
         base = tiny.write_base(root / "base")
         (base / "tokenizer_config.json").write_text("{}")  # a checkpoint as it is published has one
+        (base / "probes.jsonl").write_text(json.dumps(PROBE))  # fewer than the bundled ones, for speed
         for path in sorted(base.iterdir()):
             key = outputs["BaseModelPrefix"] + path.name
             server.client("s3").upload_file(str(path), outputs["ArtifactBucketName"], key)

@@ -106,6 +106,17 @@ def test_the_image_gets_trainer_and_domain_and_nothing_else(project: Path) -> No
     }
 
 
+def test_another_gate_file_takes_the_place_of_the_bundled_one(project: Path) -> None:
+    (project / "heartbeat/gate.toml").write_text("default")
+    (project / "own.toml").write_text("own")
+    own = bundling.stage_lambda(project, project / ".venv", project / "own.toml")
+    default = bundling.stage_lambda(project, project / ".venv", project / "heartbeat/gate.toml")
+    assert own != default == stage_lambda(project)
+    assert (own / "heartbeat/gate.toml").read_text() == "own"
+    assert (default / "heartbeat/gate.toml").read_text() == "default"
+    assert names(own) == names(default)
+
+
 @pytest.mark.parametrize("stage", [stage_lambda, bundling.stage_training_image])
 def test_files_that_went_away_leave_the_staging_folder(project: Path, stage: Callable[[Path], Path]) -> None:
     (project / "heartbeat/shapes").mkdir()

@@ -142,6 +142,8 @@ def test_a_log_group_gets_the_retention_that_was_set(days: int) -> None:
         ("vllm_image", "docker.io/vllm/vllm:1", "must be an image of Amazon ECR"),
         ("default_dataset_key", "stanley.jsonl", "must begin with datasets/"),
         ("extra_dataset_buckets", ["s3://mine"], "give bucket names, without s3://"),
+        ("gate_file", "nothing.toml", "cannot be read (No such file or directory); name a file"),
+        ("gate_file", "cdk.json", "has a mistake: cdk.json is not TOML"),
         ("project", "", "must be a tag value"),
         ("tags", {"aws:x": "1"}, "sets 'aws:x', which is not yours to set"),
         ("tags", {"heartbeat:environment": "1"}, "sets 'heartbeat:environment'"),

@@ -72,7 +72,12 @@ def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_leaves_what_the_contract_names(trained: Path) -> None:
     found = read(trained)
-    assert {path.name for path in (trained / "model").iterdir()} == {"adapter", "metrics.json", "run.json"}
+    assert {path.name for path in (trained / "model").iterdir()} == {
+        "adapter",
+        "metrics.json",
+        "run.json",
+        "scores.json",
+    }
     assert {path.name for path in (trained / "model/adapter").iterdir()} == {
         "adapter_config.json",
         "adapter_model.safetensors",

@@ -50,6 +50,7 @@ HYPERPARAMETERS = {
     "LORA_ALPHA": "8",
     "WARMUP_STEPS": "2",
     "HELD_OUT_FRACTION": "0.25",
+    "EVAL_GENERATE_ROWS": "0",
 }
 
 
