@@ -15,16 +15,9 @@ from pathlib import Path
 
 import torch
 
+from heartbeat.checkpoint import EMBEDDING_FILE, HEAD_FILE, layer_file
 from training_code import commands, packs
-from training_code.base_files import (
-    CONFIG,
-    EMBEDDING_FILE,
-    HEAD_FILE,
-    BaseModel,
-    checkpoint_files,
-    layer_file,
-    open_base,
-)
+from training_code.base_files import CONFIG, BaseModel, checkpoint_files, open_base
 from training_code.errors import TrainingError
 from training_code.manifest import MANIFEST, FileRecord, Manifest, Source, sha256_of
 from training_code.packs import Layout, Pack
