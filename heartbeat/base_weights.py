@@ -33,6 +33,7 @@ VOLUME_GIB = 60
 SLACK, START_UP_HOURS = 3.0, 0.5
 """The stop comes at three times the estimate and half an hour for the image."""
 
+_TOKEN = re.compile(r"[!-~]{8,512}")
 _REVISION = re.compile(r"[\w][\w./-]{0,199}")
 
 
@@ -180,6 +181,11 @@ def _seconds(value: object) -> int | None:
             " SageMaker's limit); leave it out for three times the estimate"
         )
     return value
+
+
+def is_token(text: str) -> bool:
+    """Whether it can be a token of the hub, and go into a header: one line of letters, digits and signs."""
+    return _TOKEN.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,4 +53,4 @@ def look(bucket: str, folder: str) -> Found:
 def has_token() -> bool:
     """Whether the secret has a value. Its value is for the job alone: this asks for the names of its versions."""
     secret = aws.client("secretsmanager").describe_secret(SecretId=os.environ["TOKEN_SECRET"])
-    return bool(secret.get("VersionIdsToStages"))
+    return any("AWSCURRENT" in stages for stages in (secret.get("VersionIdsToStages") or {}).values())

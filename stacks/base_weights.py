@@ -224,8 +224,11 @@ def _explain_failure(states: States) -> sfn.State:
     return state
 
 
-def ensure(states: States) -> Part:
-    """The main state machine's part: look, have them brought where they are not there, and look again."""
+def ensure(states: States, *, plan: sfn.State) -> Part:
+    """The main state machine's part: look, and have them brought where they are not there.
+
+    Then it goes on at `plan`: only with a checkpoint is its shape known, and what it is trained with by default.
+    """
     look = states.invoke(
         "Ensure base weights",
         "ensure_base_weights",
@@ -247,8 +250,9 @@ def ensure(states: States) -> Part:
         assign={"brought": True},
         seconds=EXECUTION_DAYS * 24 * 3600,
     )
-    there = sfn.Choice(states, "Weights there?", comment="Fetched once; a second look after that is the last").when(
-        sfn.Condition.jsonata("{% $base.there = false %}"), bring.next(look)
+    bring.next(plan)
+    there = sfn.Choice(states, "Weights there?", comment="They are brought once; the look after that is the last").when(
+        sfn.Condition.jsonata("{% $base.there = false %}"), bring
     )
     look.next(there)
     return Part(look, [there])

@@ -25,9 +25,10 @@ def run_graph(scope: Construct, id_: str, *, inputs: Inputs) -> sfn.State:
         training_states.train(states),
         serving_states.deploy(states),
     )
-    weights, gate, report = base_weights.ensure(states), _quality_gate(states), _report(states)
+    plan, gate, report = _plan(states), _quality_gate(states), _report(states)
+    weights = base_weights.ensure(states, plan=plan)
 
-    start.next(_check_dataset(states)).next(_plan(states)).next(image.first)
+    start.next(_check_dataset(states)).next(plan).next(image.first)
     image.then(weights.first)
     weights.then(train.first)
     train.then(gate)

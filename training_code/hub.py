@@ -9,19 +9,17 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
-import re
 import urllib.error
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
+from heartbeat.base_weights import is_token
 from training_code.errors import TrainingError
 
 TIMEOUT_SECONDS = 60.0
 """Without a byte; then the connection counts as broken."""
-
-_TOKEN = re.compile(r"[!-~]{8,512}")
 
 
 class Broken(Exception):  # noqa: N818 (what happened, not a mistake)
@@ -34,7 +32,7 @@ class Token:
     def __init__(self, value: str, *, kept_in: str) -> None:
         self._value, self.kept_in = value.strip(), kept_in
         # http.client quotes a header that it refuses: a line break in it would put the token into the log.
-        if not _TOKEN.fullmatch(self._value):
+        if not is_token(self._value):
             raise TrainingError(
                 f"the secret {kept_in} holds no token of Hugging Face (one line of 8 or more letters, digits and "
                 "signs); store one with `python -m heartbeat base-model token`"
