@@ -296,8 +296,8 @@ def _base_model(commands: _Commands[Parser]) -> None:
         "base-model",
         "base_model",
         "put the base model's checkpoint where runs find it",
-        "  heartbeat base-model token            asks for it; or: heartbeat base-model token < FILE\n"
-        "  heartbeat base-model bring\n"
+        "  heartbeat base-model token\n"
+        "  heartbeat base-model bring --make bf16,nf4\n"
         "  heartbeat base-model upload ~/models/Llama-4-Scout-17B-16E-Instruct",
     )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
