@@ -42,6 +42,8 @@ class RunRequest:
     """S3 URI of one JSONL file."""
     held_out_dataset: str | None = None
     """S3 URI of a JSONL file that the result is judged on; None holds part of the dataset out."""
+    base_model: str | None = None
+    """S3 prefix of the base weights; None is the app's own, which they are brought to."""
     instance_types: tuple[str, ...]
     """Training instances in order of preference."""
     hyperparameters: Mapping[str, str | int | float]
@@ -77,6 +79,7 @@ class RunRequest:
         return cls(
             dataset=_dataset("dataset", dataset),
             held_out_dataset=None if held_out is None else _dataset("held_out_dataset", held_out),
+            base_model=_folder("base_model", values.get("base_model")),
             instance_types=_instances(values["instance_types"]),
             hyperparameters=_hyperparameters(values.get("hyperparameters") or {}),
             max_runtime_seconds=_seconds(values.get("max_runtime_seconds", MAX_RUNTIME_SECONDS)),
@@ -115,6 +118,18 @@ def _dataset(name: str, value: object) -> str:
     if not key or key.endswith("/"):
         raise InputError(f"{name}={value!r} names a folder; name one JSONL file in it")
     return value
+
+
+def _folder(name: str, value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise InputError(f"{name}={value!r} must be an S3 URI, s3://BUCKET/PREFIX/")
+    try:
+        bucket, key = layout.split_uri(value if value.endswith("/") else f"{value}/")
+    except ValueError as error:
+        raise InputError(f"{name}: {error}") from None
+    return layout.uri(bucket, key)
 
 
 def _instances(value: object) -> tuple[str, ...]:

@@ -110,6 +110,43 @@ def create_training_job(
     }
 
 
+def bring_weights_job(
+    *,
+    name: str,
+    image: str,
+    role_arn: str,
+    hyperparameters: Mapping[str, str] | str,
+    output_uri: str,
+    kms_key_arn: str,
+    instance_type: str,
+    volume_size: Number,
+    max_runtime_seconds: Number,
+    job_tags: Sequence[Mapping[str, str]],
+) -> Body:
+    """CreateTrainingJob of the training image's other program, which writes to S3 itself.
+
+    The one job with a network: it fetches from the hub. It has no input, and what SageMaker would upload is empty.
+    """
+    return {
+        "TrainingJobName": name,
+        "AlgorithmSpecification": {
+            "TrainingImage": image,
+            "TrainingInputMode": "File",
+            "ContainerEntrypoint": ["python", "-m", "training_code.bring_base"],
+            "EnableSageMakerMetricsTimeSeries": True,
+            "MetricDefinitions": metrics.definitions(metrics.BRINGING),
+        },
+        "RoleArn": role_arn,
+        "HyperParameters": hyperparameters,
+        "OutputDataConfig": {"S3OutputPath": output_uri, "KmsKeyId": kms_key_arn, "CompressionType": "NONE"},
+        "ResourceConfig": {"InstanceType": instance_type, "InstanceCount": 1, "VolumeSizeInGB": volume_size},
+        "StoppingCondition": {"MaxRuntimeInSeconds": max_runtime_seconds},
+        "EnableNetworkIsolation": False,
+        "RetryStrategy": {"MaximumRetryAttempts": 1},
+        "Tags": list(job_tags),
+    }
+
+
 def channel(name: str, uri: str) -> Body:
     """One of the job's inputs: `training`, `model`, and `heldout` for rows to judge by that are a file of their own."""
     return {

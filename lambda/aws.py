@@ -37,10 +37,10 @@ def is_missing(error: ClientError) -> bool:
     return error.response["Error"]["Code"] in {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
 
 
-def read_json(key: str) -> Any | None:
-    """The JSON object at `key` of the artifact bucket; None where there is none."""
+def read_json(key: str, *, bucket: str | None = None) -> Any | None:
+    """The JSON object at `key` of the artifact bucket, or of another; None where there is none."""
     try:
-        body = client("s3").get_object(Bucket=artifact_bucket(), Key=key)["Body"].read()
+        body = client("s3").get_object(Bucket=bucket or artifact_bucket(), Key=key)["Body"].read()
     except ClientError as error:
         if is_missing(error):
             return None
@@ -60,9 +60,9 @@ def write_text(key: str, text: str, content_type: str) -> str:
     return layout.uri(artifact_bucket(), key)
 
 
-def list_objects(prefix: str) -> dict[str, int]:
-    """Key -> size in bytes of everything under `prefix` of the artifact bucket."""
-    pages = client("s3").get_paginator("list_objects_v2").paginate(Bucket=artifact_bucket(), Prefix=prefix)
+def list_objects(prefix: str, *, bucket: str | None = None) -> dict[str, int]:
+    """Key -> size in bytes of everything under `prefix` of the artifact bucket, or of another."""
+    pages = client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket or artifact_bucket(), Prefix=prefix)
     return {item["Key"]: item["Size"] for page in pages for item in page.get("Contents", [])}
 
 

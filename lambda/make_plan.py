@@ -6,7 +6,8 @@ import os
 from typing import Any
 
 import aws
-from heartbeat import catalog, layout, requests
+import base_folder
+from heartbeat import catalog, requests
 from heartbeat.candidates import Candidate
 from heartbeat.dataset import DatasetStats
 from heartbeat.failures import InputInvalid, PlanRefused
@@ -19,14 +20,15 @@ MAX_MODEL_LEN = 8192
 
 
 def handler(event: aws.Event, _context: object) -> dict[str, Any]:
-    run, folder = event["run"], layout.base_model_prefix(os.environ["BASE_MODEL"], os.environ["WEIGHT_FORMAT"])
-    config = aws.read_json(folder + "config.json")
+    run = event["run"]
+    bucket, folder = base_folder.of_run(run)
+    config = aws.read_json(folder + "config.json", bucket=bucket)
     shape = ModelShape.from_config(config) if config else SCOUT
     stats = DatasetStats.from_dict(event["dataset"])
     try:
         job, sources = resolve(
             ("execution input", {"MAX_RUNTIME_SECONDS": run["max_runtime_seconds"], **run["hyperparameters"]}),
-            ("training_defaults.json", aws.read_json(folder + "training_defaults.json") or {}),
+            ("training_defaults.json", aws.read_json(folder + "training_defaults.json", bucket=bucket) or {}),
         )
         plan = plan_run(
             shape=shape,

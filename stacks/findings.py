@@ -13,6 +13,8 @@ _ANY_RESOURCE = {
     "TrainingRole": "ecr:GetAuthorizationToken has no resource; cloudwatch:PutMetricData is limited by namespace.",
     "EndpointRole": "ecr:GetAuthorizationToken has no resource; cloudwatch:PutMetricData is limited by namespace.",
     "StateMachineRole": "X-Ray and CloudWatch's log delivery have no resources to be limited to.",
+    "WeightsRole": "ecr:GetAuthorizationToken has no resource; cloudwatch:PutMetricData is limited by namespace.",
+    "WeightsStateMachineRole": "X-Ray and CloudWatch's log delivery have no resources to be limited to.",
 }
 
 
@@ -34,6 +36,8 @@ def wildcards(settings: Settings) -> dict[str, str]:
         ":log-group:/aws/sagemaker/Endpoints*": "SageMaker makes the log group itself.",
         ":log-group:/aws/sagemaker/Endpoints*:log-stream:*": "Each instance has a stream of its own.",
         **{f":s3:::{name}/*": "The settings name this bucket of datasets." for name in settings.extra_dataset_buckets},
+        **{f":s3:::{name}/*": "The settings name this bucket of base weights." for name in settings.model_buckets},
+        f":execution:HeartBeat-{settings.environment}-Weights:*": "Each bringing of base weights is an execution.",
         ".Arn>:*": "The state machine calls its own functions in whichever version they are.",
     }
 

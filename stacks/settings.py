@@ -16,7 +16,7 @@ import aws_cdk as cdk
 from aws_cdk import aws_logs as logs
 from constructs import Node
 
-from heartbeat import catalog, layout, score_gate
+from heartbeat import base_weights, catalog, layout, score_gate
 from heartbeat.job import SettingError
 from stacks.bundling import ROOT
 
@@ -52,6 +52,9 @@ _PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/=+@-]{0,127}")  # a tag's value
 _MODEL = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _ENDPOINT = re.compile(r"[A-Za-z0-9](-*[A-Za-z0-9]){0,62}")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_FOLDER = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/(\S*/)?")
+# Over anything but TLS the token could be read on the way; loopback is for tests.
+_HUB = re.compile(r"https://[A-Za-z0-9.-]+(:\d+)?|http://127\.0\.0\.1:\d+")
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _IMAGE = re.compile(
     r"(\d{12}\.dkr\.ecr\.[a-z0-9-]+\.[a-z.]+/)?[a-z0-9][a-z0-9_-]*(/[a-z0-9._-]+)*(:\w[\w.-]*|@sha256:[0-9a-f]{64})"
@@ -68,6 +71,10 @@ class Settings:
     """Value of the tag `heartbeat:project`, by which the monthly budget counts the cost."""
     base_model: str = layout.BASE_MODEL
     """Hugging Face id of the base model; its checkpoint lies at layout.base_model_prefix."""
+    base_model_uri: str | None = None
+    """S3 prefix that has the base weights already; left out, they are brought to or uploaded into the app's bucket."""
+    hub_url: str = base_weights.HUB
+    """Where base weights are brought from: Hugging Face or a mirror of it, which gets to see the token."""
     default_dataset_key: str = layout.DEFAULT_DATASET
     """Key in the data bucket that an execution trains on when its input names no dataset."""
     endpoint_name: str = ""
@@ -104,6 +111,8 @@ class Settings:
     """More tags for every resource."""
     extra_dataset_buckets: tuple[str, ...] = ()
     """Buckets beside the data bucket that an execution may read datasets from."""
+    extra_model_buckets: tuple[str, ...] = ()
+    """Buckets beside the app's own, and that of base_model_uri, that an execution may take base weights from."""
     checkpoint_days: int = 14
     """Days until a run's training checkpoints expire; its adapter and report stay."""
     noncurrent_version_days: int = 30
@@ -170,6 +179,12 @@ class Settings:
         return cdk.RemovalPolicy.RETAIN if self.retain_data else cdk.RemovalPolicy.DESTROY
 
     @property
+    def model_buckets(self) -> tuple[str, ...]:
+        """Buckets beside the app's own that base weights may lie in."""
+        named = [layout.split_uri(self.base_model_uri)[0]] if self.base_model_uri else []
+        return tuple(dict.fromkeys([*named, *self.extra_model_buckets]))
+
+    @property
     def all_tags(self) -> dict[str, str]:
         """Tags of every resource of the stacks."""
         return {
@@ -189,6 +204,8 @@ class Settings:
             "endpoint_name": (_ENDPOINT, "be 1 to 63 letters, digits and single hyphens"),
             "vllm_image": (_IMAGE, "be an image of Amazon ECR with its tag or digest, like vllm:0.30.0-gpu"),
             "alarm_email": (_EMAIL, "be one e-mail address"),
+            "base_model_uri": (_FOLDER, "be a folder in S3, like s3://BUCKET/PREFIX/"),
+            "hub_url": (_HUB, "be the https address of a hub, without a path"),
         }
         for name, (pattern, must) in patterns.items():
             value = getattr(self, name)
@@ -202,9 +219,10 @@ class Settings:
                 f"must begin with {layout.DATASETS}",
                 f"leave it out for {layout.DEFAULT_DATASET}",
             )
-        for bucket in self.extra_dataset_buckets:
-            if not _BUCKET.fullmatch(bucket):
-                self._refuse("extra_dataset_buckets", f"holds {bucket!r}", "give bucket names, without s3:// or keys")
+        for name in ("extra_dataset_buckets", "extra_model_buckets"):
+            for bucket in getattr(self, name):
+                if not _BUCKET.fullmatch(bucket):
+                    self._refuse(name, f"holds {bucket!r}", "give bucket names, without s3:// or keys")
         for key in self.tags:
             if key.startswith(("aws:", "heartbeat:")):
                 self._refuse("tags", f"sets {key!r}, which is not yours to set", "use another prefix")

@@ -40,6 +40,9 @@ class Inputs:
     build_project: str
     serving_image: str
     model_package_group: str
+    weights_machine: str
+    """Name of the state machine that brings base weights"""
+    weight_format: str
     training_role_arn: str
     endpoint_role_arn: str
 
@@ -167,5 +170,7 @@ def _faults(resource: str) -> list[str]:
         return ["SageMaker.AmazonSageMakerException", "SageMaker.ThrottlingException"]
     if resource.startswith("codebuild:"):
         return ["CodeBuild.AWSCodeBuildException", "CodeBuild.ThrottlingException"]
+    if resource.startswith("states:"):
+        return ["StepFunctions.AWSStepFunctionsException", "StepFunctions.ThrottlingException"]
     prefix = {"ecr": "Ecr", "sagemaker": "SageMaker"}[resource.split(":")[1]]
     return [f"{prefix}.ThrottlingException", f"{prefix}.ServerException", f"{prefix}.SdkClientException"]

@@ -39,7 +39,8 @@ def definition() -> dict[str, Any]:
         heartbeat_app.compose(made, Settings.from_context(made.node, "dev"))
         template = made.synth().get_stack_by_name("HeartBeat-dev-Pipeline").template
     machines = [item for item in template["Resources"].values() if item["Type"] == "AWS::StepFunctions::StateMachine"]
-    parts = machines[0]["Properties"]["DefinitionString"]["Fn::Join"][1]
+    (run,) = (item for item in machines if item["Properties"]["StateMachineName"] == "HeartBeat-dev")
+    parts = run["Properties"]["DefinitionString"]["Fn::Join"][1]
     found: dict[str, Any] = json.loads("".join(part if isinstance(part, str) else "…" for part in parts))
     return found
 

@@ -296,13 +296,25 @@ def _base_model(commands: _Commands[Parser]) -> None:
         "base-model",
         "base_model",
         "put the base model's checkpoint where runs find it",
+        "  heartbeat base-model token\n"
+        "  heartbeat base-model bring --make bf16,nf4\n"
         "  heartbeat base-model upload ~/models/Llama-4-Scout-17B-16E-Instruct",
     )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     upload = actions.add_parser("upload", help="check a checkpoint folder and upload it; goes on where it stopped")
+    upload.set_defaults(action="upload")
     upload.add_argument("folder", type=Path, metavar="FOLDER")
     upload.add_argument("--force", action="store_true", help="upload also what is there already in the same size")
     _environment(upload)
+    token = actions.add_parser("token", help="store the Hugging Face token that runs bring the weights with")
+    token.set_defaults(action="token")
+    _environment(token)
+    bring = actions.add_parser("bring", help="bring the weights now, with packs and an FP8 copy; goes on likewise")
+    bring.set_defaults(action="bring")
+    bring.add_argument("--make", metavar="FORMATS", help="of bf16,nf4,fp8 (default: all)")
+    bring.add_argument("--revision", metavar="NAME", help="branch, tag or commit on the hub (default main)")
+    bring.add_argument("--no-watch", action="store_true", help="start it and return")
+    _environment(bring)
 
 
 def _images(commands: _Commands[Parser]) -> None:

@@ -15,10 +15,12 @@ import pytest
 
 from heartbeat.execution import run_id
 from local_aws.server import Server, start
+from tests import fake_hub
 from tests.training import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_ROWS = 80
+MODEL_BUCKET = "models-elsewhere"
 # A random model of a few thousand parameters, and settings under which it learns something in a second or two:
 # these tests ask what the pipeline does, not how well it learns.
 QUICK = {
@@ -60,6 +62,8 @@ class Cloud:
 
     server: Server
     outputs: dict[str, str]
+    hub: fake_hub.Hub
+    """Where the app brings base weights from: it serves those that the fixture uploads, in several shards"""
 
     def client(self, service: str) -> Any:
         return self.server.client(service)
@@ -187,17 +191,22 @@ def cdk(server: Server, *arguments: str) -> str:
 @pytest.fixture(scope="session")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     root = tmp_path_factory.mktemp("aws")
-    with start(root) as server:
+    with fake_hub.serve() as hub, start(root) as server:
         cdk(server, "bootstrap", "--output", str(root / "cdk.out"))
-        gate = "heartbeat.dev.gate_file=tests/pipeline/gate.toml"
-        deploy = ("deploy", "--all", "--require-approval", "never", "--context", gate)
-        cdk(server, *deploy, "--output", str(root / "cdk.out"))
+        own = [
+            "heartbeat.dev.gate_file=tests/pipeline/gate.toml",
+            f"heartbeat.dev.hub_url={hub.url}",
+            f'heartbeat.dev.extra_model_buckets=["{MODEL_BUCKET}"]',
+        ]
+        context = [word for setting in own for word in ("-c", setting)]
+        cdk(server, "deploy", "--all", "--require-approval", "never", "--output", str(root / "cdk.out"), *context)
         described = server.client("cloudformation").describe_stacks(StackName="HeartBeat-dev-Pipeline")["Stacks"][0]
         outputs = {item["OutputKey"]: item["OutputValue"] for item in described["Outputs"]}
-        cloud = Cloud(server, outputs)
+        cloud = Cloud(server, outputs, hub)
         base = tiny.write_base(root / "base")
         (base / "tokenizer_config.json").write_text("{}")  # a checkpoint as it is published has one
         (base / "probes.jsonl").write_text(json.dumps(PROBE))  # fewer than the bundled ones, for speed
+        hub.folder = tiny.split(base, root / "repository", num_shards=3)
         for path in sorted(base.iterdir()):
             key = outputs["BaseModelPrefix"] + path.name
             server.client("s3").upload_file(str(path), outputs["ArtifactBucketName"], key)

@@ -67,7 +67,7 @@ def test_no_statement_is_written_by_exclusion(templates: Mapping[str, Template])
 
 def test_roles_are_passed_to_sagemaker_only(templates: Mapping[str, Template]) -> None:
     found = [each for _, each in statements(templates) if "iam:PassRole" in listed(each["Action"])]
-    assert len(found) == 3  # one state machine in each environment
+    assert len(found) == 6  # two state machines in each environment
     for statement in found:
         assert statement["Condition"] == {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}
         assert all(text(resource).endswith(".Arn>") for resource in listed(statement["Resource"]))
@@ -99,5 +99,5 @@ def test_data_and_models_are_reached_by_prefix(templates: Mapping[str, Template]
     for where, statement in statements(templates):
         for resource in map(text, listed(statement["Resource"])):
             if any(action.endswith("Object") for action in listed(statement["Action"])):
-                prefixes = r"/(datasets|base-models|runs|checkpoints)/\*$|/[0-9a-f]{64}\.zip$|:elsewhere/\*$"
+                prefixes = r"/(datasets|base-models|runs|checkpoints)/\*$|/[0-9a-f]{64}\.zip$|:(models-)?elsewhere/\*$"
                 assert re.search(prefixes, resource), where
