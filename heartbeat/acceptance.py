@@ -91,7 +91,7 @@ def judge(answers: Sequence[Answer]) -> Acceptance:
     """Accepts when every answer can be read and the adapter changes at least one of them."""
     bad = [f"{answer.model}: {answer.problem}" for answer in answers if answer.problem]
     base = {answer.question: answer.text for answer in answers if answer.model == requests.BASE_NAME}
-    tuned = {answer.question: answer.text for answer in answers if answer.model == requests.TUNED_NAME}
+    tuned = {answer.question: answer.text for answer in answers if answer.model != requests.BASE_NAME}
     both = base.keys() & tuned.keys()
     changed = sum(base[question] != tuned[question] for question in both)
     if bad:

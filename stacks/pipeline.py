@@ -88,7 +88,11 @@ class Pipeline(Stack):
                 memory_mib=1024,
             ),
             "make_plan": Handler(
-                grants=[*buckets.read(layout.BASE_MODELS), *buckets.write_runs()],
+                grants=[
+                    *buckets.read(layout.BASE_MODELS),
+                    *buckets.write_runs(),
+                    *permissions.read_served(self._names),
+                ],
                 environment={
                     **model,
                     "SERVING_INSTANCE_TYPES": ",".join(settings.serving_instance_types),
@@ -99,6 +103,7 @@ class Pipeline(Stack):
             "read_training": Handler(grants=[*buckets.read(layout.RUNS), *buckets.write_runs()], minutes=15),
             "quality_gate": Handler(grants=[*buckets.read(layout.RUNS), *buckets.write_runs()]),
             "request_approval": Handler(grants=buckets.write_runs()),
+            "gather_adapters": Handler(grants=permissions.read_served(self._names)),
             "acceptance_check": Handler(
                 grants=[
                     permissions.allow(["sagemaker:InvokeEndpoint"], self._names.endpoints),

@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heartbeat import requests
+from heartbeat.container_settings import ContainerSettings
+from tests.unit.test_container_settings import SETTINGS
 
 _SERVICE = botocore.session.get_session().get_service_model("sagemaker")
 _TAGS = requests.tags(environment="dev", run="a-run")
@@ -47,8 +49,8 @@ def training_job(**changes: Any) -> dict[str, Any]:
 _CONTAINER = requests.container(
     image="763104351884.dkr.ecr.us-east-1.amazonaws.com/vllm:0.30.0",
     base_model_uri="s3://artifacts/base-models/m/bf16/",
-    adapter_uri="s3://artifacts/runs/r/adapter/",
-    environment=requests.serving_environment(max_lora_rank=16, max_model_len=8192, tensor_parallel=8),
+    adapter_uris={name: f"s3://artifacts/runs/{name}/adapter/" for name in SETTINGS["adapters"]},
+    environment=ContainerSettings(**SETTINGS).environment(),
 )
 
 BODIES: dict[str, dict[str, Any]] = {
