@@ -43,8 +43,7 @@ def _probe(row: dict[str, Any]) -> Probe:
 
 def body(probe: Probe, model: str) -> dict[str, Any]:
     """The chat request of one probe; greedy, so that a difference is the adapter's."""
-    chat = requests.chat(model=model, messages=probe.messages, max_tokens=64)
-    return {**chat, "tools": list(probe.tools)} if probe.tools else chat
+    return requests.chat(model=model, messages=probe.messages, tools=probe.tools, max_tokens=64)
 
 
 @dataclass(frozen=True, kw_only=True)

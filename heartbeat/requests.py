@@ -224,11 +224,19 @@ def update_endpoint(*, name: str, config: str) -> Body:
     return {"EndpointName": name, "EndpointConfigName": config}
 
 
-def chat(*, model: str, messages: Sequence[Mapping[str, Any]], max_tokens: int = 256, temperature: float = 0.0) -> Body:
+def chat(
+    *,
+    model: str,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] = (),
+    max_tokens: int = 256,
+    temperature: float = 0.0,
+) -> Body:
     """OpenAI-style chat body of InvokeEndpoint. `model` is an adapter's name, or BASE_NAME for none."""
-    return {
+    body = {
         "model": model,
         "messages": [dict(message) for message in messages],
         "max_tokens": max_tokens,
         "temperature": temperature,
     }
+    return {**body, "tools": [dict(tool) for tool in tools]} if tools else body
