@@ -27,6 +27,10 @@ CHECKPOINT_PATH = "/opt/ml/checkpoints"
 INFERENCE_AMI = "al2023-ami-sagemaker-inference-gpu-4-1"
 
 
+MAX_INSTANCE_POOLS = 5
+"""SageMaker's limit of a variant (CreateEndpointConfig, API reference)."""
+
+
 def tags(*, environment: str, run: str) -> list[Body]:
     """Tags of everything that a run creates."""
     return [
@@ -185,14 +189,25 @@ def create_model(
     }
 
 
+def instance_pools(instance_types: Sequence[str]) -> list[Body]:
+    """InstancePools, best first: where SageMaker has no capacity for one it tries the next. The first few of many."""
+    return [
+        {"InstanceType": name, "Priority": priority}
+        for priority, name in enumerate(instance_types[:MAX_INSTANCE_POOLS], start=1)
+    ]
+
+
 def create_endpoint_config(
     *,
     name: str,
     model: str,
     instance_type: str,
     config_tags: Sequence[Mapping[str, str]],
+    pools: Sequence[Mapping[str, Any]] | str | None = None,
 ) -> Body:
     """CreateEndpointConfig with the longest start-up and download times that SageMaker allows (3,600 s).
+
+    `pools`, in place of `instance_type`, are the instances that it may fall back on: see `instance_pools`.
 
     No KmsKeyId: every instance that holds Scout has local NVMe disks, which encrypt in hardware, and
     SageMaker refuses a key for those.
@@ -203,7 +218,7 @@ def create_endpoint_config(
             {
                 "VariantName": VARIANT,
                 "ModelName": model,
-                "InstanceType": instance_type,
+                **({"InstancePools": pools} if pools else {"InstanceType": instance_type}),
                 "InitialInstanceCount": 1,
                 "InitialVariantWeight": 1,
                 "ModelDataDownloadTimeoutInSeconds": 3600,

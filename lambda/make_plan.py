@@ -82,6 +82,9 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
         "warnings": list(plan.warnings),
         "serving": {
             "instance_type": serving.instance_type,
+            "instance_pools": requests.instance_pools([serving.instance_type, *serving.fallbacks])
+            if serving.instance_type
+            else [],
             "max_lora_rank": job.max_lora_rank,
             "container": container,
         },

@@ -124,6 +124,7 @@ def _create_endpoint_config(states: States) -> sfn.CustomState:
             name="{% $servingName %}",
             model="{% $servingName %}",
             instance_type="{% $plan.serving.instance_type %}",
+            pools="{% $plan.serving.instance_pools %}" if states.inputs.serving_falls_back else None,
             config_tags=states.tags(),
         ),
     )
