@@ -178,13 +178,14 @@ def create_model(
     role_arn: str,
     primary_container: Mapping[str, Any] | str,
     model_tags: Sequence[Mapping[str, str]],
+    internet: bool = False,
 ) -> Body:
-    """CreateModel without network access from the container."""
+    """CreateModel. Without `internet` the container has no network at all; SageMaker brings model data and requests."""
     return {
         "ModelName": name,
         "ExecutionRoleArn": role_arn,
         "PrimaryContainer": primary_container,
-        "EnableNetworkIsolation": True,
+        "EnableNetworkIsolation": not internet,
         "Tags": list(model_tags),
     }
 

@@ -190,6 +190,7 @@ class Pipeline(Stack):
                 image_uri=registry.repository.repository_uri_for_tag(registry.image_tag),
                 build_project=registry.build_project.project_name,
                 serving_image=serving.uri,
+                serving_internet=settings.serving_internet,
                 serving_falls_back=len(settings.serving_instance_types) > 1,
                 model_package_group=self._names.model_package_group,
                 training_role_arn=training.role_arn,

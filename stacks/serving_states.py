@@ -110,6 +110,7 @@ def _create_model(states: States) -> sfn.CustomState:
             name="{% $servingName %}",
             role_arn=states.inputs.endpoint_role_arn,
             primary_container="{% $container %}",
+            internet=states.inputs.serving_internet,
             model_tags=states.tags(),
         ),
     )

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heartbeat.chat import render, text_of
+from heartbeat.client import Stream
 from heartbeat.container_settings import ContainerSettings
 from heartbeat.job import VLLM_LORA_RANKS
 from heartbeat.tool_call_parser import parse_calls
@@ -52,6 +53,14 @@ class Vllm:
     def calls(self, text: str) -> list[tuple[str, Any]] | None:
         found = self._ask(parser=PARSER, text=text)
         return None if found is None else [(name, json.loads(arguments)) for name, arguments in found]
+
+    def streamed(self, pieces: list[str]) -> list[tuple[str, Any]]:
+        """The calls that the Python client puts together from what is streamed."""
+        chunks = [{"choices": [{"delta": delta}]} for delta in self._ask(parser=PARSER, pieces=pieces)]
+        said = Stream("e", [{"PayloadPart": {"Bytes": f"data: {json.dumps(chunk)}\n\n".encode()}} for chunk in chunks])
+        assert list(said) == []
+        calls = [call["function"] for call in said.message.get("tool_calls", [])]
+        return [(call["name"], json.loads(call["arguments"])) for call in calls]
 
     def _ask(self, **request: Any) -> Any:
         assert self._process.stdin
@@ -138,19 +147,33 @@ def test_vllm_refuses_what_it_does_not_know(vllm: Vllm) -> None:
     assert "--max-lora-rank" in vllm.parse({"SM_VLLM_MAX_LORA_RANK": "17"})["refused"]
 
 
-def test_every_call_of_the_example_comes_back(vllm: Vllm) -> None:
-    seen = 0
+def example_turns() -> Iterator[tuple[str, list[tuple[str, Any]]]]:
+    """What the model is trained to say where it calls tools, and the calls."""
     for line in (ROOT / "examples" / "stanley" / "stanley.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         for number, message in enumerate(row["messages"]):
             if not message.get("tool_calls"):
                 continue
             said = text_of([p for p in render(row["messages"][: number + 1], row.get("tools")) if p.supervised])
-            turn = said.removesuffix("<|eot|>").rpartition("<|eot|>")[2]
             calls = [call["function"] for call in message["tool_calls"]]
-            assert vllm.calls(turn) == ours(turn) == [(c["name"], json.loads(c["arguments"])) for c in calls]
-            seen += 1
+            turn = said.removesuffix("<|eot|>").rpartition("<|eot|>")[2]
+            yield turn, [(call["name"], json.loads(call["arguments"])) for call in calls]
+
+
+def test_every_call_of_the_example_comes_back(vllm: Vllm) -> None:
+    seen = 0
+    for turn, calls in example_turns():
+        assert vllm.calls(turn) == ours(turn) == calls
+        seen += 1
     assert seen > 300
+
+
+def test_every_call_of_the_example_can_be_streamed(vllm: Vllm) -> None:
+    for turn, calls in example_turns():
+        # Frames of calls are one token each, as vLLM generates them; the rest comes in threes.
+        body = turn.removeprefix("<|python_start|>").removesuffix("<|python_end|>")
+        pieces = ["<|python_start|>", *(body[at : at + 3] for at in range(0, len(body), 3)), "<|python_end|>"]
+        assert vllm.streamed(pieces) == calls
 
 
 @settings(deadline=None, max_examples=300)

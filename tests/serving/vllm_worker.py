@@ -56,11 +56,24 @@ def tool_calls(parser: str, text: str) -> list[list[str]] | None:
     return [[c.function.name, c.function.arguments] for c in found.tool_calls] if found.tools_called else None
 
 
+def deltas(parser: str, pieces: list[str]) -> list[dict[str, Any]]:
+    """What a streamed answer's chunks hold, as its text comes in these pieces."""
+    made, said, found = ToolParserManager.get_tool_parser(parser)(NoTokens()), "", []
+    for piece in pieces:
+        delta = made.extract_tool_calls_streaming(said, said + piece, piece, [], [], [], None)
+        said += piece
+        if delta is not None:
+            found.append(delta.model_dump(exclude_none=True))
+    return found
+
+
 def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         if "words" in request:
             answer: Any = arguments(request["words"])
+        elif "pieces" in request:
+            answer = deltas(request["parser"], request["pieces"])
         else:
             answer = tool_calls(request["parser"], request["text"])
         print(json.dumps(answer, default=str), file=ANSWERS, flush=True)

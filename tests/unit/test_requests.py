@@ -132,6 +132,12 @@ def test_no_more_adapters_than_sagemaker_takes() -> None:
     assert _SERVICE.shape_for("AdditionalModelDataSources").metadata["max"] == MAX_ADAPTERS
 
 
+def test_the_serving_container_has_a_network_only_where_it_was_asked_for() -> None:
+    given: dict[str, Any] = {"name": "m", "role_arn": _ROLE, "primary_container": _CONTAINER, "model_tags": _TAGS}
+    assert requests.create_model(**given)["EnableNetworkIsolation"] is True
+    assert requests.create_model(**given, internet=True)["EnableNetworkIsolation"] is False
+
+
 def test_an_unknown_instance_is_noticed() -> None:
     assert "enum" in problems("CreateTrainingJob", training_job(instance_type="ml.h900.large"))[-1]
 
