@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from heartbeat.job import VLLM_LORA_RANKS, SettingError
+from heartbeat.serving_plan import GPU_SHARE
 
 BASE_MODEL_PATH = "/opt/ml/model"
 """Where SageMaker puts ModelDataSource."""
@@ -26,7 +27,7 @@ CHAT_TEMPLATE = "chat_template.jinja"
 MAX_ADAPTERS = 5
 """SageMaker's limit of AdditionalModelDataSources (CreateModel, API reference)."""
 
-_ADAPTER_NAME = re.compile(r"[a-z0-9](-?[a-z0-9]){0,31}")
+_ADAPTER_NAME = re.compile(r"(?=.{1,32}$)[a-z0-9]+(-[a-z0-9]+)*")
 
 
 def adapter_path(name: str) -> str:
@@ -62,7 +63,7 @@ class ContainerSettings:
     """Of activations and of weights that are not quantised: Llama 4 leaves float16's range."""
     quantization: str | None = None
     """None reads it from the checkpoint's config.json, as an FP8 or INT4 checkpoint has it."""
-    gpu_memory_utilization: float = 0.9
+    gpu_memory_utilization: float = GPU_SHARE
     """Share of each GPU's memory for weights, adapters, activations, keys and values. The planner counts with it."""
     enable_prefix_caching: bool = True
     """Keys and values of a prompt that begins like an earlier one are used again: system message and tools are always

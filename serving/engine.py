@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from serving.base_model import SwitchableAdapter, load
 from serving.chat_completion import Request, RequestError
-from serving.generate import Answer, Said, collect, generate
+from serving.generate import Answer, Said, collect, say
 from training_code import adapter, device
 from training_code.tokenizer import ChatTokenizer
 
@@ -59,7 +59,7 @@ class Engine:
         switch = self.models[request.model]
         with self._lock, switch.on() if switch else nullcontext():
             return (
-                yield from generate(
+                yield from say(
                     self.model,
                     prompt,
                     max_tokens=min(request.max_tokens, self.max_model_len - len(prompt)),

@@ -55,6 +55,29 @@ def generate(
     end_of_turn: int,
     seed: int | None = None,
     num_top: int = 0,
+) -> Answer:
+    """What `say` says, as a whole."""
+    said = say(
+        model,
+        prompt,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        end_of_turn=end_of_turn,
+        seed=seed,
+        num_top=num_top,
+    )
+    return collect(said)
+
+
+def say(
+    model: Llama4ForCausalLM,
+    prompt: Sequence[int],
+    *,
+    max_tokens: int,
+    temperature: float,
+    end_of_turn: int,
+    seed: int | None = None,
+    num_top: int = 0,
 ) -> Said:
     """Greedy at temperature 0, else sampled; ends at the end-of-turn token or after `max_tokens`."""
     generator = torch.Generator()

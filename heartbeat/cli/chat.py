@@ -13,8 +13,9 @@ from rich.text import Text
 from heartbeat import requests
 from heartbeat.cli import screen, source
 from heartbeat.cli.account import connect
-from heartbeat.cli.endpoint import Endpoint, Message, shown
+from heartbeat.cli.endpoint import Endpoint, shown
 from heartbeat.cli.errors import UserError
+from heartbeat.client import Message
 
 EXAMPLE = Path(__file__).resolve().parent.parent.parent / "examples" / "stanley" / "stanley.jsonl"
 _HELP = "/as NAME: who answers, base or an adapter   /tool JSON: a tool's result   /new: start afresh   /quit"

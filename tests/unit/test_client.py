@@ -84,7 +84,7 @@ class Runtime:
 
 
 def failure(code: str, message: str, **more: str) -> ClientError:
-    return ClientError({"Error": {"Code": code, "Message": message}, **more}, "InvokeEndpoint")  # type: ignore[arg-type]
+    return ClientError({"Error": {"Code": code, "Message": message}, **more}, "InvokeEndpoint")
 
 
 @pytest.mark.parametrize("call_it", [ask, stream])

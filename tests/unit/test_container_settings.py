@@ -40,6 +40,8 @@ def words(environment: Mapping[str, str]) -> list[str]:
         ({"adapters": ("base",)}, "adapter_name='base' must be"),
         ({"adapters": ("Stanley",)}, "lower-case letters"),
         ({"adapters": ("a/b",)}, "adapter_name='a/b'"),
+        ({"adapters": ("a--b",)}, "adapter_name='a--b'"),
+        ({"adapters": ("a" * 33,)}, "must be 1 to 32"),
         ({"adapters": ("a", "a")}, "names an adapter twice"),
         ({"adapters": tuple("abcdef")}, "are 6, and SageMaker takes 5"),
     ],
