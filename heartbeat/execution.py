@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from heartbeat import layout
+from heartbeat import container_settings, layout, requests
+from heartbeat.job import SettingError
 
 MAX_RUNTIME_SECONDS = 28_800
 """The 8-hour stop of the training job, in seconds."""
@@ -55,6 +56,8 @@ class RunRequest:
     use_spot: bool = False
     deploy: bool = True
     endpoint_name: str
+    adapter_name: str = requests.TUNED_NAME
+    """Name by which requests choose this run's adapter among those of the endpoint; it replaces an earlier one."""
     approve: bool = False
     """Wait for a person between the gate and the endpoint."""
 
@@ -87,6 +90,7 @@ class RunRequest:
             use_spot=_boolean("use_spot", values.get("use_spot", False)),
             deploy=_boolean("deploy", values.get("deploy", True)),
             endpoint_name=_endpoint(values["endpoint_name"], defaults["endpoint_name"]),
+            adapter_name=_adapter(values.get("adapter_name", requests.TUNED_NAME)),
             approve=_boolean("approve", values.get("approve", False)),
         )
 
@@ -188,3 +192,10 @@ def _endpoint(value: object, stem: str) -> str:
             " 63 letters, digits and single hyphens"
         )
     return value
+
+
+def _adapter(value: object) -> str:
+    try:
+        return container_settings.check_adapter_name("adapter_name", value)
+    except SettingError as error:
+        raise InputError(str(error)) from None

@@ -14,7 +14,7 @@ T = TypeVar("T")
 MODES = ("auto", "resident", "sharded", "streamed")
 LORA_TARGETS = ("attention", "shared_expert", "routed_experts")
 VLLM_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM's `--max-lora-rank` takes (`MaxLoRARanks` in docs.vllm.ai/en/v0.14.0/api/vllm/config/lora)."""
+"""What vLLM's `--max-lora-rank` takes (`MaxLoRARanks` in vllm/config/lora.py of vLLM 0.30.0)."""
 MAX_RUNTIME_LIMIT_SECONDS = 28 * 24 * 3600
 """The longest MaxRuntimeInSeconds that SageMaker takes: 28 days."""
 DEFAULTS_SOURCE = "the card"

@@ -7,7 +7,9 @@ from typing import Any
 
 import aws
 import base_folder
-from heartbeat import catalog, requests
+import served
+from heartbeat import catalog, layout, requests
+from heartbeat.adapters import NewAdapter
 from heartbeat.candidates import Candidate
 from heartbeat.dataset import DatasetStats
 from heartbeat.failures import InputInvalid, PlanRefused
@@ -48,6 +50,16 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
             else None,
             max_model_len=MAX_MODEL_LEN,
         )
+        container = {"tensor_parallel_size": serving.tensor_parallel, "max_model_len": MAX_MODEL_LEN}
+        adapter = NewAdapter(
+            name=run["adapter_name"],
+            uri="",
+            base_uri=layout.uri(bucket, folder),
+            max_lora_rank=job.max_lora_rank,
+            container=container,
+        )
+        if run["deploy"]:
+            adapter.beside(served.served(run["endpoint_name"]))
     except (SettingError, catalog.UnknownInstance) as error:
         raise InputInvalid(str(error)) from None
     record = {
@@ -72,11 +84,11 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
         "warnings": list(plan.warnings),
         "serving": {
             "instance_type": serving.instance_type,
-            "environment": requests.serving_environment(
-                max_lora_rank=job.max_lora_rank,
-                max_model_len=MAX_MODEL_LEN,
-                tensor_parallel=serving.tensor_parallel,
-            ),
+            "instance_pools": requests.instance_pools([serving.instance_type, *serving.fallbacks])
+            if serving.instance_type
+            else [],
+            "max_lora_rank": job.max_lora_rank,
+            "container": container,
         },
     }
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import shutil
 import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +20,7 @@ from local_aws.models import Models, Records
 from local_aws.registry import Request, SageMakerAccount, list_page, name_in, now
 
 _SUMMARY = ("EndpointName", "EndpointArn", "CreationTime", "LastModifiedTime", "EndpointStatus")
+_PART_BYTES = 1 << 16
 INVOKE_TIMEOUT_SECONDS = 60
 """A container must answer within this, as in SageMaker."""
 
@@ -35,6 +38,28 @@ class Endpoint:
     @property
     def status(self) -> str:
         return str(self.description["EndpointStatus"])
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """A container that has begun to answer."""
+
+    answer: http.client.HTTPResponse
+    dimensions: dict[str, str]
+    started: float
+
+    @property
+    def headers(self) -> dict[str, str]:
+        found = {
+            "Content-Type": self.answer.headers.get("Content-Type", "application/octet-stream"),
+            "x-Amzn-Invoked-Production-Variant": self.dimensions["VariantName"],
+        }
+        custom = self.answer.headers.get("X-Amzn-SageMaker-Custom-Attributes")
+        return {**found, "X-Amzn-SageMaker-Custom-Attributes": custom} if custom else found
+
+    def parts(self) -> Iterator[bytes]:
+        while part := self.answer.read1(_PART_BYTES):
+            yield part
 
 
 class Endpoints:
@@ -175,6 +200,27 @@ class Endpoints:
 
     def invoke(self, name: str, body: bytes, headers: dict[str, str]) -> Response:
         """Pass one invocation on. Raises ApiError (ValidationError, ModelError)."""
+        invocation = self._begin(name, body, headers)
+        try:
+            return 200, invocation.headers, b"".join(invocation.parts())
+        finally:
+            self._end(invocation)
+
+    def invoke_in_parts(
+        self, name: str, body: bytes, headers: dict[str, str]
+    ) -> tuple[dict[str, str], Iterator[bytes]]:
+        """The same, each part of the answer as soon as the container has sent it."""
+        invocation = self._begin(name, body, headers)
+
+        def parts() -> Iterator[bytes]:
+            try:
+                yield from invocation.parts()
+            finally:
+                self._end(invocation)
+
+        return invocation.headers, parts()
+
+    def _begin(self, name: str, body: bytes, headers: dict[str, str]) -> Invocation:
         endpoint = self._endpoints.get(name)
         if endpoint is None or not endpoint.variants:
             raise ApiError("ValidationError", f"Endpoint {name} of account {self._account.settings.account} not found.")
@@ -185,21 +231,26 @@ class Endpoints:
         dimensions = {"EndpointName": name, "VariantName": chosen}
         started = time.monotonic()
         try:
-            answer = self._ask(name, endpoint.variants[chosen], chosen, body, headers)
+            answer = self._ask(name, endpoint.variants[chosen], body, headers)
         except ApiError as error:
             kind = "Invocation4XXErrors" if 400 <= error.members["OriginalStatusCode"] < 500 else None
             self._record(kind or "Invocation5XXErrors", 1, "Count", dimensions)
+            self._record_end(dimensions, started)
             raise
-        finally:
-            self._record("Invocations", 1, "Count", dimensions)
-            microseconds = (time.monotonic() - started) * 1e6
-            self._record("ModelLatency", microseconds, "Microseconds", dimensions)
-        return answer
+        return Invocation(answer, dimensions, started)
+
+    def _end(self, invocation: Invocation) -> None:
+        invocation.answer.close()
+        self._record_end(invocation.dimensions, invocation.started)
+
+    def _record_end(self, dimensions: dict[str, str], started: float) -> None:
+        self._record("Invocations", 1, "Count", dimensions)
+        self._record("ModelLatency", (time.monotonic() - started) * 1e6, "Microseconds", dimensions)
 
     def _record(self, metric: str, value: float, unit: str, dimensions: dict[str, str]) -> None:
         self._account.record_metric("AWS/SageMaker", metric, value, unit, dimensions)
 
-    def _ask(self, name: str, variant: Variant, variant_name: str, body: bytes, headers: dict[str, str]) -> Response:
+    def _ask(self, name: str, variant: Variant, body: bytes, headers: dict[str, str]) -> http.client.HTTPResponse:
         faults = self._account.faults.now.endpoint
         time.sleep(faults.delay_seconds)
         if faults.answer_status is not None:
@@ -211,15 +262,8 @@ class Endpoints:
         url = f"http://127.0.0.1:{variant.port}/invocations"
         request = urllib.request.Request(url, data=body, method="POST", headers=passed)
         try:
-            with urllib.request.urlopen(request, timeout=INVOKE_TIMEOUT_SECONDS) as answer:
-                custom = answer.headers.get("X-Amzn-SageMaker-Custom-Attributes")
-                found = {
-                    "Content-Type": answer.headers.get("Content-Type", "application/octet-stream"),
-                    "x-Amzn-Invoked-Production-Variant": variant_name,
-                }
-                if custom:
-                    found["X-Amzn-SageMaker-Custom-Attributes"] = custom
-                return 200, found, answer.read()
+            answer: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=INVOKE_TIMEOUT_SECONDS)
+            return answer
         except urllib.error.HTTPError as error:
             with error:
                 raise self._model_error(name, error.code, error.read().decode(errors="replace")) from None

@@ -254,6 +254,15 @@ def managed_rules(*names: str) -> iam.PolicyStatement:
     )
 
 
+def read_served(names: Names) -> list[iam.PolicyStatement]:
+    """Reads which adapters the endpoint serves."""
+    return [
+        allow(["sagemaker:DescribeEndpoint"], names.endpoints),
+        allow(["sagemaker:DescribeEndpointConfig"], [names.configs]),
+        allow(["sagemaker:DescribeModel"], [names.models]),
+    ]
+
+
 def clean_up(names: Names) -> list[iam.PolicyStatement]:
     """Ends what a run left that bills, and goes back to the endpoint's previous configuration."""
     return [

@@ -95,7 +95,11 @@ class Pipeline(Stack):
                 memory_mib=1024,
             ),
             "make_plan": Handler(
-                grants=[*buckets.read_models(), *buckets.write_runs()],
+                grants=[
+                    *buckets.read_models(),
+                    *buckets.write_runs(),
+                    *permissions.read_served(self._names),
+                ],
                 environment={
                     **model,
                     "SERVING_INSTANCE_TYPES": ",".join(settings.serving_instance_types),
@@ -112,6 +116,7 @@ class Pipeline(Stack):
             "read_training": Handler(grants=[*buckets.read(layout.RUNS), *buckets.write_runs()], minutes=15),
             "quality_gate": Handler(grants=[*buckets.read(layout.RUNS), *buckets.write_runs()]),
             "request_approval": Handler(grants=buckets.write_runs()),
+            "gather_adapters": Handler(grants=permissions.read_served(self._names)),
             "acceptance_check": Handler(
                 grants=[
                     permissions.allow(["sagemaker:InvokeEndpoint"], self._names.endpoints),
@@ -201,6 +206,8 @@ class Pipeline(Stack):
             image_uri=registry.repository.repository_uri_for_tag(registry.image_tag),
             build_project=registry.build_project.project_name,
             serving_image=serving.uri,
+            serving_internet=settings.serving_internet,
+            serving_falls_back=len(settings.serving_instance_types) > 1,
             model_package_group=self._names.model_package_group,
             weights_machine=weights_name,
             weight_format=settings.weight_format,

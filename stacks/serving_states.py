@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from aws_cdk import aws_stepfunctions as sfn
+from aws_cdk import aws_stepfunctions_tasks as tasks
 
 from heartbeat import requests
 from stacks.states import Part, States
@@ -14,7 +15,7 @@ endpoint that needs more than this is not going to come."""
 
 def deploy(states: States) -> Part:
     register = _register_model(states)
-    model, config = _create_model(states), _create_endpoint_config(states)
+    gather, model, config = _gather_adapters(states), _create_model(states), _create_endpoint_config(states)
     find = states.call(
         "Find endpoint",
         "aws-sdk:sagemaker:describeEndpoint",
@@ -44,7 +45,7 @@ def deploy(states: States) -> Part:
         },
     )
     states.catch(find, "Find endpoint")
-    register.next(model).next(config).next(find).next(deploy)
+    register.next(gather).next(model).next(config).next(find).next(deploy)
     deploy.when(sfn.Condition.jsonata("{% $endpointStatus = 'Absent' %}"), create)
     deploy.when(sfn.Condition.jsonata("{% $endpointStatus = 'InService' %}"), update)
     deploy.otherwise(busy)
@@ -66,6 +67,7 @@ def _register_model(states: States) -> sfn.CustomState:
             adapter_uri="{% $training.adapter_uri %}",
             approval="Approved",
             metadata={
+                "adapter_name": "{% $run.adapter_name %}",
                 "base_model": "{% $base.uri %}",
                 "dataset": "{% $run.dataset %}",
                 "dataset_sha256": "{% $dataset.sha256 %}",
@@ -79,20 +81,36 @@ def _register_model(states: States) -> sfn.CustomState:
     )
 
 
+def _gather_adapters(states: States) -> tasks.LambdaInvoke:
+    return states.invoke(
+        "Gather adapters",
+        "gather_adapters",
+        comment="This run's adapter beside those that the endpoint serves already",
+        payload={
+            "endpoint_name": "{% $run.endpoint_name %}",
+            "image": states.inputs.serving_image,
+            "adapter": {
+                "name": "{% $run.adapter_name %}",
+                "uri": "{% $training.adapter_uri %}",
+                "base_uri": "{% $base.uri %}",
+                "max_lora_rank": "{% $plan.serving.max_lora_rank %}",
+                "container": "{% $plan.serving.container %}",
+            },
+        },
+        assign={"container": "{% $states.result.Payload.container %}"},
+    )
+
+
 def _create_model(states: States) -> sfn.CustomState:
     return states.call(
         "Create model",
         "aws-sdk:sagemaker:createModel",
-        comment="Base weights and adapter, for the serving image",
+        comment="Base weights and adapters, for the serving image",
         arguments=requests.create_model(
             name="{% $servingName %}",
             role_arn=states.inputs.endpoint_role_arn,
-            primary_container=requests.container(
-                image=states.inputs.serving_image,
-                base_model_uri="{% $base.uri %}",
-                adapter_uri="{% $training.adapter_uri %}",
-                environment="{% $plan.serving.environment %}",
-            ),
+            primary_container="{% $container %}",
+            internet=states.inputs.serving_internet,
             model_tags=states.tags(),
         ),
     )
@@ -107,6 +125,7 @@ def _create_endpoint_config(states: States) -> sfn.CustomState:
             name="{% $servingName %}",
             model="{% $servingName %}",
             instance_type="{% $plan.serving.instance_type %}",
+            pools="{% $plan.serving.instance_pools %}" if states.inputs.serving_falls_back else None,
             config_tags=states.tags(),
         ),
     )
@@ -156,7 +175,11 @@ def _wait_for_endpoint(states: States) -> Part:
         "Acceptance check",
         "acceptance_check",
         comment="Through InvokeEndpoint: it answers, and the adapter changes the answers",
-        payload={"endpoint_name": "{% $run.endpoint_name %}", "dataset": "{% $run.dataset %}"},
+        payload={
+            "endpoint_name": "{% $run.endpoint_name %}",
+            "adapter_name": "{% $run.adapter_name %}",
+            "dataset": "{% $run.dataset %}",
+        },
         assign={"accepted": "{% $states.result.Payload %}"},
         minutes=15,
     )

@@ -97,7 +97,10 @@ class Settings:
     use_spot: bool = False
     """Train on spot capacity unless the execution's input says otherwise."""
     serving_instance_types: tuple[str, ...] = ()
-    """Endpoint instances, best first; the planner ranks its catalogue when left out."""
+    """Endpoint instances, best first; where there is no capacity for one the next takes its place, if it has as many
+    GPUs to split over. The planner chooses the cheapest of its catalogue when left out."""
+    serving_internet: bool = False
+    """Let the serving container reach the internet; vLLM needs none, and by default it has no network at all."""
     weight_format: str = "bf16"
     """Folder of the base model's checkpoint that is trained on and served."""
     vllm_image: str = "vllm:0.30.0-gpu-py312-cu130-ubuntu24.04-sagemaker"

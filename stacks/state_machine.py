@@ -134,6 +134,7 @@ def _report(states: States) -> tasks.LambdaInvoke:
         comment="Trained, passed, and serving where that was asked for",
         outputs={
             "endpoint_name": "{% $run.deploy ? $run.endpoint_name : null %}",
+            "adapter_name": "{% $run.adapter_name %}",
             "adapter": "{% $training.adapter_uri %}",
             "training_job": "{% $training.job_name %}",
             "instance_type": "{% $training.instance_type %}",

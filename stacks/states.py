@@ -39,6 +39,9 @@ class Inputs:
     image_uri: str
     build_project: str
     serving_image: str
+    serving_internet: bool
+    serving_falls_back: bool
+    """Whether several instances were named for endpoints, so that another can stand in where there is no capacity."""
     model_package_group: str
     weights_machine: str
     """Name of the state machine that brings base weights"""

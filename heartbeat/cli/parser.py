@@ -207,6 +207,7 @@ def _run(commands: _Commands[Parser]) -> None:
     _limits(parser)
     parser.add_argument("--no-deploy", action="store_true", help="train only")
     parser.add_argument("--endpoint", metavar="NAME", help="endpoint to deploy to")
+    parser.add_argument("--adapter", metavar="NAME", help="name of the adapter on it (default stanley)")
     parser.add_argument("--approve", action="store_true", help="ask a person between the gate and the endpoint")
     parser.add_argument(
         "--input", metavar="JSON", help="the execution's input, or @FILE; the options above win over it"
@@ -254,7 +255,9 @@ def _chat(commands: _Commands[Parser]) -> None:
     )
     parser.add_argument("--endpoint", metavar="NAME", help="default: the environment's own")
     parser.add_argument("--once", metavar="QUESTION", help="ask one question and end")
-    parser.add_argument("--model", choices=("stanley", "base", "both"), default="stanley", help="default stanley")
+    parser.add_argument(
+        "--model", metavar="NAME", default="stanley", help="an adapter of the endpoint, base, or both (default stanley)"
+    )
     parser.add_argument("--system", metavar="TEXT", help="system message, or @FILE (default: the example dataset's)")
     parser.add_argument(
         "--tools", type=Path, metavar="FILE", help="JSON list of tools (default: the example dataset's)"

@@ -17,7 +17,8 @@ import pytest
 from botocore.validate import ParamValidator
 from jsonata.jsonata import Jsonata
 
-from heartbeat import failures
+from heartbeat import failures, requests
+from heartbeat.container_settings import ContainerSettings
 from heartbeat.execution import run_id
 
 Definition = dict[str, Any]
@@ -50,7 +51,12 @@ VARIABLES: dict[str, Any] = {
     },
     "execution": {"name": "a-run", "arn": _ARN},
     "runId": "hb-dev-0123456789ab",
-    "run": {"dataset": "s3://data/datasets/a.jsonl", "use_spot": False, "endpoint_name": "heartbeat-dev"},
+    "run": {
+        "dataset": "s3://data/datasets/a.jsonl",
+        "use_spot": False,
+        "endpoint_name": "heartbeat-dev",
+        "adapter_name": "stanley",
+    },
     "dataset": {"sha256": "0" * 64},
     "base": {"uri": "s3://artifacts/base-models/m/bf16/"},
     "attempt": 1,
@@ -62,8 +68,19 @@ VARIABLES: dict[str, Any] = {
     },
     "plan": {
         "hyperparameters": {"MODEL": "m"},
-        "serving": {"instance_type": "ml.p4d.24xlarge", "environment": {"SM_VLLM_MODEL": "/opt/ml/model"}},
+        "serving": {
+            "instance_type": "ml.p4d.24xlarge",
+            "instance_pools": requests.instance_pools(["ml.p4d.24xlarge"]),
+            "max_lora_rank": 16,
+            "container": {"tensor_parallel_size": 8, "max_model_len": 8192},
+        },
     },
+    "container": requests.container(
+        image="123456789012.dkr.ecr.us-east-1.amazonaws.com/vllm:1",
+        base_model_uri="s3://artifacts/base-models/m/bf16/",
+        adapter_uris={"stanley": "s3://artifacts/runs/a-run/adapter/"},
+        environment=ContainerSettings(tensor_parallel_size=8, max_model_len=8192, adapters=("stanley",)).environment(),
+    ),
     "training": {"adapter_uri": "s3://artifacts/runs/a-run/adapter/", "job_name": "hb-dev-0123456789ab-1-deadbeef"},
     "servingName": "hb-dev-0123456789ab-deadbeef",
     "polls": 3,
