@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from heartbeat.dataset import read
 from heartbeat.job import FineTuneJob, SettingError, resolve
 from heartbeat.probes import Question
 from training_code import data, loading, placing
+from training_code.answers import Asking
 from training_code.base_files import CONFIG, open_base
 from training_code.clock import Clock
 from training_code.generate import generate
@@ -111,31 +113,45 @@ def learn(rows: Sequence[Row], settings: Mapping[str, object], *, base: Path = B
     files = open_base(base)
     tokenizer, ranks = ChatTokenizer(base), Ranks()
     with tempfile.TemporaryDirectory() as folder:
-        channels = [Path(folder, name) for name in ("training", "heldout")]
-        for channel, some in zip(channels, (split.training, split.heldout), strict=True):
+        training, heldout = Path(folder, "training"), Path(folder, "heldout")
+        for channel, some in ((training, split.training), (heldout, split.heldout)):
             channel.mkdir()
             (channel / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
         encoded = data.load(
-            *channels, tokenizer, max_length=job.max_length, held_out_fraction=job.held_out_fraction, seed=job.seed
+            training,
+            heldout,
+            tokenizer,
+            max_length=job.max_length,
+            held_out_fraction=job.held_out_fraction,
+            seed=job.seed,
+        )
+        shape, clock = files.architecture.shape, Clock(limit_seconds=math.inf, started=time.monotonic())
+        arrangement = placing.choose(job, shape, encoded, CPU, ranks, is_quantised=files.is_quantised)
+        llama = loading.load(
+            files, job, arrangement=arrangement, device=CPU, dtype=torch.float32, ranks=ranks, report=print
         )
         run = Run(
-            clock=Clock(limit_seconds=job.max_runtime_seconds, started=time.monotonic()),
+            clock=clock,
             job=job,
             data=encoded,
             base_config_sha256=sha256_of(base / CONFIG),
-            llama=loading.load(
-                files,
-                job,
-                arrangement=placing.choose(
-                    job, files.architecture.shape, encoded, CPU, ranks, is_quantised=files.is_quantised
-                ),
-                device=CPU,
-                dtype=torch.float32,
-                ranks=ranks,
-                report=print,
-            ),
+            llama=llama,
             ranks=ranks,
             checkpoints=Path(folder, "checkpoints"),
+            # `Learned.say` asks, whom and what its caller wants.
+            asking=Asking(
+                job=job,
+                questions=None,
+                num_heldout_rows=len(encoded.heldout),
+                llama=llama,
+                tokenizer=tokenizer,
+                ranks=ranks,
+                clock=clock,
+                folder=Path(folder, "checkpoints"),
+                identity="",
+                free_bytes=lambda: math.inf,
+                say=print,
+            ),
         )
         run.evaluate_base()
         watch = Watch()
