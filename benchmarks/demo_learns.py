@@ -111,7 +111,7 @@ def learn(rows: Sequence[Row], settings: Mapping[str, object], *, base: Path = B
     files = open_base(base)
     tokenizer, ranks = ChatTokenizer(base), Ranks()
     with tempfile.TemporaryDirectory() as folder:
-        channels = [Path(folder, name) for name in ("training", "heldout")]
+        channels = Path(folder, "training"), Path(folder, "heldout")
         for channel, some in zip(channels, (split.training, split.heldout), strict=True):
             channel.mkdir()
             (channel / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
