@@ -174,13 +174,13 @@ class Llama:
         for number, layer, lora in self.walk(downwards, dropout=self.lora.dropout, pieces=pieces):
             if interrupted():
                 return None
-            kept = graphs.pop() if keeps_graphs else boundaries.take(number)
-            for state, seed, given in zip(states, seeds, kept, strict=False):
+            kept, given = graphs.pop(), boundaries.take(number)
+            for index, (state, seed) in enumerate(zip(states, seeds, strict=False)):
                 self.feed.more()
-                if isinstance(given, tuple):
-                    x, parts = given
+                if keeps_graphs:
+                    x, parts = kept[index]
                 else:
-                    x, parts = self._graph(state, seed, given, layer, lora, number, wanted=False)
+                    x, parts = self._graph(state, seed, next(given), layer, lora, number, wanted=False)
                 parts.backward(state.x)
                 assert x.grad is not None
                 state.x = x.grad
