@@ -75,11 +75,6 @@ class Calibration:
         known = {m.gpu for m in measurements if _has_peaks(self._gpus.get(m.gpu))}
         self._shares = {gpu: self._fit(gpu) for gpu in sorted(known)}
 
-    @property
-    def knows_several_gpus(self) -> bool:
-        """Whether any step was measured that several GPUs took together."""
-        return any(m.num_gpus > 1 for m in self._measurements)
-
     def rates(self, instance: Instance, mode: str) -> Rates | None:
         """What one GPU of the instance reaches in this mode; None where there is no basis to say.
 

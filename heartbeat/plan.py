@@ -290,8 +290,6 @@ def _warnings(request: Request, candidates: Sequence[Candidate], use_spot: bool)
 def _warnings_of(first: Candidate, request: Request) -> list[str]:
     found = []
     name = first.instance_type
-    if first.num_gpus > 1 and not request.calibration.knows_several_gpus:
-        found.append(f"{name}: no step on several GPUs has been measured yet; that path is tested on CPUs alone")
     if first.hours is None:
         found.append(f"{name}: nothing is known of its speed, so hours and dollars are not either")
     elif first.confidence == "scaled" and first.hours_low is not None and first.hours_high is not None:

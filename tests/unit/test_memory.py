@@ -37,7 +37,7 @@ def test_sharding_splits_the_layers_and_nothing_else() -> None:
 
 def test_streaming_needs_the_weights_on_the_host() -> None:
     streamed = memory.host_terms(SCOUT, packed(64, 2), mode="streamed", num_gpus=4)
-    assert streamed["weights"] == pytest.approx(48 * 1.057 + 1.93, abs=0.2)
+    assert streamed["weights"] == pytest.approx(48 * 1.057 + 4 * 1.93, abs=0.2)
     # 64 sequences x 4,096 tokens x 5,120 x 2 bytes x 48 layers: of 4 GPUs, each with a group of 8 micro-batches of 2.
     assert streamed["boundary_activations"] == pytest.approx(64 * 4096 * 5120 * 2 * 48 / 2**30)
     assert "weights" not in memory.host_terms(SCOUT, packed(64, 2), mode="resident", num_gpus=4)
