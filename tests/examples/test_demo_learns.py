@@ -18,7 +18,7 @@ STEPS = 120
 """Fewer than the demo's: what tells learning from none shows long before."""
 NUM_ROWS = 30
 """Held-out rows that are asked."""
-ROUTING = {"routing": score_gate.load()["routing"]}
+ROUTING = score_gate.Rules(bounds={"routing": score_gate.load().bounds["routing"]})
 
 
 @pytest.fixture(scope="module")
