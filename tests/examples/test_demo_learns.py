@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 
@@ -19,7 +18,7 @@ STEPS = 120
 """Fewer than the demo's: what tells learning from none shows long before."""
 NUM_ROWS = 30
 """Held-out rows that are asked."""
-ROUTING = replace(score_gate.load(), bounds={"routing": score_gate.load().bounds["routing"]})
+ROUTING = score_gate.Rules(bounds={"routing": score_gate.load().bounds["routing"]})
 
 
 @pytest.fixture(scope="module")
