@@ -39,13 +39,24 @@ def is_missing(error: ClientError) -> bool:
 
 def read_json(key: str, *, bucket: str | None = None) -> Any | None:
     """The JSON object at `key` of the artifact bucket, or of another; None where there is none."""
+    bucket = bucket or artifact_bucket()
     try:
-        body = client("s3").get_object(Bucket=bucket or artifact_bucket(), Key=key)["Body"].read()
+        body = client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
     except ClientError as error:
-        if is_missing(error):
+        if is_missing(error) or _is_denied_but_absent(error, bucket, key):
             return None
         raise
     return json.loads(body)
+
+
+def _is_denied_but_absent(error: ClientError, bucket: str, key: str) -> bool:
+    """Of what is not there S3 says 403 to a role that may list below a prefix only: a listing tells the two apart."""
+    if error.response["Error"]["Code"] not in {"403", "AccessDenied"}:
+        return False
+    try:
+        return key not in list_objects(key, bucket=bucket)
+    except ClientError:
+        return False
 
 
 def write_json(key: str, value: object) -> str:

@@ -54,7 +54,8 @@ def main() -> int:
 
 def bring(job: BringJob, environment: Environment, stopping: threading.Event) -> None:
     """Make in the bucket what is not there yet. Raises TrainingError, and Stopped once `stopping` is set."""
-    s3 = bucket.client("s3")
+    region = job.token_secret.split(":")[3]  # arn:aws:secretsmanager:REGION:…
+    s3 = bucket.client("s3", region)
     root = Folder(s3=s3, bucket=job.bucket, prefix=job.folder)
     folders = {one: Folder(s3=s3, bucket=job.bucket, prefix=f"{job.folder}{one}/") for one in job.make}
     source = Folder(s3=s3, bucket=job.bucket, prefix=f"{job.folder}bf16/")
@@ -62,7 +63,8 @@ def bring(job: BringJob, environment: Environment, stopping: threading.Event) ->
     for one in job.make:
         print(f"== {one}: {folders[one].uri}", flush=True)
         if one == "bf16":
-            Fetch(hub=Hub(job.hub, _token(job.token_secret)), job=job, folder=source, root=root, stop=stopping).run()
+            token = _token(job.token_secret, region)
+            Fetch(hub=Hub(job.hub, token), job=job, folder=source, root=root, stop=stopping).run()
             continue
         with hollow.borrowed(source, folders[one], environment.root / "scratch" / one) as (base, folder, files):
             if one == "nf4":
@@ -72,9 +74,9 @@ def bring(job: BringJob, environment: Environment, stopping: threading.Event) ->
     print(f"done: {', '.join(job.make)} at {layout.uri(job.bucket, job.folder)}", flush=True)
 
 
-def _token(secret: str) -> Token:
+def _token(secret: str, region: str) -> Token:
     try:
-        found = bucket.client("secretsmanager").get_secret_value(SecretId=secret)
+        found = bucket.client("secretsmanager", region).get_secret_value(SecretId=secret)
     except ClientError as error:
         if error.response["Error"]["Code"] != "ResourceNotFoundException":
             raise

@@ -21,13 +21,15 @@ PART_BYTES = 64 * 2**20
 READ_BYTES = 2**20
 MAX_CONNECTIONS = 32
 
+_CHECKSUM = "CRC32"
+"""That S3 checks each part by on its way; the file's own SHA-256 is ours to check."""
 _TRANSFER = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=8)
 
 
-def client(service: str) -> Any:
-    return boto3.client(
-        service, config=Config(retries={"mode": "standard", "max_attempts": 10}, max_pool_connections=MAX_CONNECTIONS)
-    )
+def client(service: str, region: str) -> Any:
+    """`region`: a container of SageMaker has AWS_REGION, which boto3 does not read."""
+    config = Config(retries={"mode": "standard", "max_attempts": 10}, max_pool_connections=MAX_CONNECTIONS)
+    return boto3.client(service, region_name=region, config=config)
 
 
 def said(error: Exception) -> str:
@@ -59,12 +61,12 @@ class Folder:
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """The JSON object; None where there is none. Raises TrainingError for what is not one."""
+        # Asked by a listing: of what is not there S3 says 403 to a role that may list below a prefix only.
+        found = self.s3.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix + name, MaxKeys=1).get("Contents", [])
+        if [item["Key"] for item in found] != [self.prefix + name]:
+            return None
         try:
             value = json.loads(self.read(name))
-        except ClientError as error:
-            if error.response["Error"]["Code"] in {"404", "NoSuchKey"}:
-                return None
-            raise
         except ValueError as error:
             raise TrainingError(f"{self.uri}{name} is not JSON ({error}); delete it, and start again") from None
         if not isinstance(value, dict):
@@ -136,12 +138,17 @@ class Upload:
 
     def _send_part(self) -> None:
         if self._id is None:
-            self._id = self._folder.s3.create_multipart_upload(**self._where)["UploadId"]
+            # The SDK sends a checksum with each part, which S3 takes only of an upload that was begun with its kind.
+            begun = self._folder.s3.create_multipart_upload(**self._where, ChecksumAlgorithm=_CHECKSUM)
+            self._id = begun["UploadId"]
         number = len(self._parts) + 1
         answer = self._folder.s3.upload_part(
-            **self._where, UploadId=self._id, PartNumber=number, Body=bytes(self._part)
+            **self._where,
+            UploadId=self._id,
+            PartNumber=number,
+            Body=bytes(self._part),
+            ChecksumAlgorithm=_CHECKSUM,
         )
-        # A checksum of the part goes back where S3 gave one: it asks for all of them when it has any.
-        sums = {key: value for key, value in answer.items() if key.startswith("Checksum") and key != "ChecksumType"}
+        sums = {key: answer[key] for key in (f"Checksum{_CHECKSUM}",) if key in answer}
         self._parts.append({"PartNumber": number, "ETag": answer["ETag"], **sums})
         self._part.clear()
