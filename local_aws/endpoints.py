@@ -202,7 +202,10 @@ class Endpoints:
         """Pass one invocation on. Raises ApiError (ValidationError, ModelError)."""
         invocation = self._begin(name, body, headers)
         try:
-            return 200, invocation.headers, b"".join(invocation.parts())
+            return 200, invocation.headers, invocation.answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            self._record("Invocation5XXErrors", 1, "Count", invocation.dimensions)
+            raise self._no_response(name, error) from None
         finally:
             self._end(invocation)
 
@@ -268,8 +271,11 @@ class Endpoints:
             with error:
                 raise self._model_error(name, error.code, error.read().decode(errors="replace")) from None
         except OSError as error:
-            text = f"Your invocation timed out while waiting for a response from container primary. ({error})"
-            raise self._model_error(name, 0, text) from None
+            raise self._no_response(name, error) from None
+
+    def _no_response(self, name: str, error: Exception) -> ApiError:
+        text = f"Your invocation timed out while waiting for a response from container primary. ({error})"
+        return self._model_error(name, 0, text)
 
     def _model_error(self, name: str, status: int, message: str) -> ApiError:
         settings = self._account.settings

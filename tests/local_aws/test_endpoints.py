@@ -31,6 +31,14 @@ class Handler(BaseHTTPRequestHandler):
         asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
         if asked == "die":
             os._exit(1)
+        if asked == "half":
+            self.send_response(200)
+            self.send_header("Content-Length", "100")
+            self.end_headers()
+            self.wfile.write(b"half an answer")
+            self.wfile.flush()
+            self.connection.shutdown(2)
+            return
         if asked == "refuse":
             return self.answer(400, b"not like this")
         if asked == "stream":
@@ -197,6 +205,8 @@ def test_errors_of_the_container_are_model_errors(account: Account, image: str, 
         invoke(account, name, "refuse")
     assert refused.value.response["Error"]["Code"] == "ModelError"
     assert refused.value.response["OriginalStatusCode"] == 400
+    with pytest.raises(ClientError, match="ModelError"):
+        invoke(account, name, "half")
     with pytest.raises(ClientError, match="ModelError"):
         invoke(account, name, "die")
     with pytest.raises(ClientError, match="ModelError"):  # nobody is there any more
