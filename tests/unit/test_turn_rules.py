@@ -246,7 +246,7 @@ def test_what_the_row_itself_breaks_is_not_scored() -> None:
 
 @pytest.mark.parametrize(
     "turn",
-    [calls(call("query", table="a", year=-1)), {**QUERY, "content": "Let me look."}],
+    [calls(call("query", table="a", **{"class": 1})), {**QUERY, "content": "Let me look."}],
 )
 def test_a_call_that_the_endpoint_could_not_read_is_not_asked_of_a_model(turn: dict[str, Any]) -> None:
     (case,) = cases([{"messages": [user("How many?"), turn], "tools": TOOLS}])
