@@ -116,7 +116,12 @@ def learn(rows: Sequence[Row], settings: Mapping[str, object], *, base: Path = B
             channel.mkdir()
             (channel / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
         encoded = data.load(
-            *channels, tokenizer, max_length=job.max_length, held_out_fraction=job.held_out_fraction, seed=job.seed
+            channels[0],
+            channels[1],
+            tokenizer,
+            max_length=job.max_length,
+            held_out_fraction=job.held_out_fraction,
+            seed=job.seed,
         )
         run = Run(
             clock=Clock(limit_seconds=job.max_runtime_seconds, started=time.monotonic()),
