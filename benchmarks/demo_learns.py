@@ -28,7 +28,6 @@ from heartbeat.dataset import read
 from heartbeat.job import FineTuneJob, SettingError, resolve
 from heartbeat.probes import Question
 from training_code import data, loading, placing
-from training_code.answers import Asking
 from training_code.base_files import CONFIG, open_base
 from training_code.clock import Clock
 from training_code.generate import generate
@@ -125,33 +124,19 @@ def learn(rows: Sequence[Row], settings: Mapping[str, object], *, base: Path = B
             held_out_fraction=job.held_out_fraction,
             seed=job.seed,
         )
-        shape, clock = files.architecture.shape, Clock(limit_seconds=math.inf, started=time.monotonic())
+        shape = files.architecture.shape
         arrangement = placing.choose(job, shape, encoded, CPU, ranks, is_quantised=files.is_quantised)
         llama = loading.load(
             files, job, arrangement=arrangement, device=CPU, dtype=torch.float32, ranks=ranks, report=print
         )
         run = Run(
-            clock=clock,
+            clock=Clock(limit_seconds=math.inf, started=time.monotonic()),
             job=job,
             data=encoded,
             base_config_sha256=sha256_of(base / CONFIG),
             llama=llama,
             ranks=ranks,
             checkpoints=Path(folder, "checkpoints"),
-            # `Learned.say` asks, whom and what its caller wants.
-            asking=Asking(
-                job=job,
-                questions=None,
-                num_heldout_rows=len(encoded.heldout),
-                llama=llama,
-                tokenizer=tokenizer,
-                ranks=ranks,
-                clock=clock,
-                folder=Path(folder, "checkpoints"),
-                identity="",
-                free_bytes=lambda: math.inf,
-                say=print,
-            ),
         )
         run.evaluate_base()
         watch = Watch()

@@ -62,7 +62,8 @@ class Run:
     llama: Llama
     ranks: Ranks
     checkpoints: Path
-    asking: Asking
+    asking: Asking | None = None
+    """None where nobody is to judge the run."""
     progress: Progress = field(default_factory=Progress)
     tuned: tuple[int, Evaluation] | None = None
     """The last evaluation with the adapter on, and the number of steps before it."""
@@ -189,7 +190,8 @@ class Run:
     def seconds_to_finish(self) -> float:
         """To save adapter and checkpoint, to evaluate for the last time, and to ask the tuned model."""
         evaluation = self._evaluation_seconds * EVALUATION_MARGIN
-        return FINISH_SECONDS + 2 * self._save_seconds + evaluation + self.asking.seconds_expected()
+        answers = self.asking.seconds_expected() if self.asking else 0.0
+        return FINISH_SECONDS + 2 * self._save_seconds + evaluation + answers
 
     def seconds_to_go(self) -> float:
         """To the end of the job, at the speed of the steps so far."""
@@ -227,6 +229,8 @@ class Run:
             self._say(metrics.format_line(step=step, heldout_loss=found.loss))
 
     def ask_tuned(self) -> None:
+        if self.asking is None:
+            return
         if self.is_cut_off:
             self.asking.why_not = "a request to stop came in the midst of a step on several GPUs"
         else:

@@ -125,6 +125,19 @@ def train(environment: Environment, clock: Clock, where: torch.device, ranks: Ra
         say(expected.describe())
     llama = loading.load(base, job, arrangement=arrangement, device=where, dtype=dtype, ranks=ranks, report=say)
     base_config_sha256 = sha256_of(channel / CONFIG)
+    asking = Asking(
+        job=job,
+        questions=asked,
+        num_heldout_rows=len(rows.heldout),
+        llama=llama,
+        tokenizer=tokenizer,
+        ranks=ranks,
+        clock=clock,
+        folder=environment.checkpoints,
+        identity=f"{base_config_sha256}:{arrangement.weight_format}",
+        free_bytes=lambda: placing.bytes_for_answers(job, base.architecture.shape, rows, where, ranks),
+        say=say,
+    )
     run = Run(
         clock=clock,
         job=job,
@@ -133,19 +146,7 @@ def train(environment: Environment, clock: Clock, where: torch.device, ranks: Ra
         llama=llama,
         ranks=ranks,
         checkpoints=environment.checkpoints,
-        asking=Asking(
-            job=job,
-            questions=asked,
-            num_heldout_rows=len(rows.heldout),
-            llama=llama,
-            tokenizer=tokenizer,
-            ranks=ranks,
-            clock=clock,
-            folder=environment.checkpoints,
-            identity=f"{base_config_sha256}:{arrangement.weight_format}",
-            free_bytes=lambda: placing.bytes_for_answers(job, base.architecture.shape, rows, where, ranks),
-            say=say,
-        ),
+        asking=asking,
     )
     say(f"{llama.lora.num_parameters:,} trained parameters in {sum(1 for _ in llama.lora.matrices())} matrices")
 
@@ -159,7 +160,7 @@ def train(environment: Environment, clock: Clock, where: torch.device, ranks: Ra
         run.save_checkpoint()  # Shows now, not hours later, that the folder takes it, and how long that lasts.
     if asked:
         say(f"== asking the base model {len(asked.prompts)} questions")
-    run.asking.ask_base()
+    asking.ask_base()
 
     # Steps
     say(f"== training to step {job.max_steps}, {job.global_batch_size} rows a step")
@@ -169,14 +170,14 @@ def train(environment: Environment, clock: Clock, where: torch.device, ranks: Ra
     # What the job is for, first what must not be lost
     say(f"== saving the adapter of step {run.progress.step}" + (f", stopped by {reason}" if reason else ""))
     run.save_adapter(environment.model / "adapter")
-    _write_results(environment, run, sources, reason)
+    _write_results(environment, run, asking, sources, reason)
     run.save_checkpoint()
     run.evaluate_tuned()
-    _write_results(environment, run, sources, reason)
-    if run.asking.base:
-        say(f"== asking the tuned model {len(run.asking.base.texts)} questions")
+    _write_results(environment, run, asking, sources, reason)
+    if asking.base:
+        say(f"== asking the tuned model {len(asking.base.texts)} questions")
     run.ask_tuned()
-    _write_results(environment, run, sources, reason)
+    _write_results(environment, run, asking, sources, reason)
     _say_outcome(say, run, expected)
 
 
@@ -189,7 +190,9 @@ def _forecast(
     return forecast.of_run(job, shape, work, arrangement, device_name=name, num_gpus=ranks.world_size)
 
 
-def _write_results(environment: Environment, run: Run, where: dict[str, str], reason: StopReason | None) -> None:
+def _write_results(
+    environment: Environment, run: Run, asking: Asking, where: dict[str, str], reason: StopReason | None
+) -> None:
     if not run.ranks.is_first:
         return
     write_metrics(
@@ -212,7 +215,7 @@ def _write_results(environment: Environment, run: Run, where: dict[str, str], re
         dataset_sha256=run.data.sha256,
         base_config_sha256=run.base_config_sha256,
     )
-    write_json(environment.model / "scores.json", run.asking.record())
+    write_json(environment.model / "scores.json", asking.record())
 
 
 def _fail(environment: Environment, sentence: str) -> int:
