@@ -18,7 +18,7 @@ class Found:
     num_files: int
     num_bytes: int
     missing: list[str]
-    """Names of files, the first of them; empty where a run can load the folder."""
+    """Names of the files that lack; empty where a run can load the folder."""
 
     @property
     def lacks(self) -> str:

@@ -101,3 +101,17 @@ def test_data_and_models_are_reached_by_prefix(templates: Mapping[str, Template]
             if any(action.endswith("Object") for action in listed(statement["Action"])):
                 prefixes = r"/(datasets|base-models|runs|checkpoints)/\*$|/[0-9a-f]{64}\.zip$|:(models-)?elsewhere/\*$"
                 assert re.search(prefixes, resource), where
+
+
+def test_one_role_reads_the_token_and_writes_base_weights(templates: Mapping[str, Template]) -> None:
+    def who(action: str, ending: str) -> set[str]:
+        return {
+            where.split("/")[1].split("DefaultPolicy")[0]
+            for where, each in statements(templates)
+            if action in listed(each["Action"]) and any(text(r).endswith(ending) for r in listed(each["Resource"]))
+        }
+
+    assert who("secretsmanager:GetSecretValue", "<HubToken.Id>") == {"WeightsRole"}
+    assert who("s3:PutObject", "/base-models/*") == {"WeightsRole"}
+    reading = [each for _, each in statements(templates) if "secretsmanager:GetSecretValue" in listed(each["Action"])]
+    assert len(reading) == 3  # one in each environment
