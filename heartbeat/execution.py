@@ -55,6 +55,8 @@ class RunRequest:
     endpoint_name: str
     approve: bool = False
     """Wait for a person between the gate and the endpoint."""
+    wait_for_endpoint: bool = True
+    """Wait while another run deploys to the endpoint; false refuses."""
 
     @classmethod
     def parse(cls, given: object, defaults: Mapping[str, Any]) -> RunRequest:
@@ -85,6 +87,7 @@ class RunRequest:
             deploy=_boolean("deploy", values.get("deploy", True)),
             endpoint_name=_endpoint(values["endpoint_name"], defaults["endpoint_name"]),
             approve=_boolean("approve", values.get("approve", False)),
+            wait_for_endpoint=_boolean("wait_for_endpoint", values.get("wait_for_endpoint", True)),
         )
 
     def to_dict(self) -> dict[str, Any]:

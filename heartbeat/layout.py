@@ -12,6 +12,7 @@ BASE_MODELS = "base-models/"
 RUNS = "runs/"
 CHECKPOINTS = "checkpoints/"
 """Apart from RUNS, since S3 expires by prefix: a run's folder is kept, its checkpoints are not."""
+ENDPOINTS = "endpoints/"
 
 _S3_URI = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(?P<key>.*)")
 
@@ -19,6 +20,11 @@ _S3_URI = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(?P<key
 def base_model_prefix(model: str, weight_format: str = "bf16") -> str:
     """Prefix of a base model's checkpoint folder in the artifact bucket."""
     return f"{BASE_MODELS}{model}/{weight_format}/"
+
+
+def endpoint_record(name: str) -> str:
+    """Key of what is remembered of an endpoint. In lower case, as SageMaker writes names in ARNs."""
+    return f"{ENDPOINTS}{name.lower()}.json"
 
 
 @dataclass(frozen=True)

@@ -28,13 +28,20 @@ CHECKPOINT_PATH = "/opt/ml/checkpoints"
 # Source: SageMaker "InferenceAmiVersion" reference, read 2026-11.
 INFERENCE_AMI = "al2023-ami-sagemaker-inference-gpu-4-1"
 
+UPDATES = ("all_at_once", "canary", "rolling")
+"""How an endpoint's traffic moves to a new model: see `deployment`."""
+BAKING_SECONDS = 600
+"""How long alarms are watched after traffic moved: several of their periods of a minute, with time to be called in."""
+BLUE_GREEN_SECONDS = 3 * 3600
+"""Limit of a blue/green update: download and start-up have 3,600 s each at the most, baking comes twice."""
+ROLLING_SECONDS = 8 * 3600
+"""Limit of a rolling update, whose instances start one after the other: SageMaker's own."""
 
-def tags(*, environment: str, run: str) -> list[Body]:
-    """Tags of everything that a run creates."""
-    return [
-        {"Key": "heartbeat:environment", "Value": environment},
-        {"Key": "heartbeat:run", "Value": run},
-    ]
+
+def tags(*, environment: str, run: str, **more: str) -> list[Body]:
+    """Tags of everything that a run creates; `more` are those of some, by the name behind `heartbeat:`."""
+    values = {"environment": environment, "run": run, **more}
+    return [{"Key": f"heartbeat:{name}", "Value": value} for name, value in values.items()]
 
 
 def stopping_condition(*, max_runtime_seconds: int, use_spot: bool) -> Body:
@@ -206,6 +213,7 @@ def create_endpoint_config(
     model: str,
     instance_type: str,
     config_tags: Sequence[Mapping[str, str]],
+    num_instances: Number = 1,
 ) -> Body:
     """CreateEndpointConfig with the longest start-up and download times that SageMaker allows (3,600 s).
 
@@ -219,7 +227,7 @@ def create_endpoint_config(
                 "VariantName": VARIANT,
                 "ModelName": model,
                 "InstanceType": instance_type,
-                "InitialInstanceCount": 1,
+                "InitialInstanceCount": num_instances,
                 "InitialVariantWeight": 1,
                 "ModelDataDownloadTimeoutInSeconds": 3600,
                 "ContainerStartupHealthCheckTimeoutInSeconds": 3600,
@@ -234,9 +242,49 @@ def create_endpoint(*, name: str, config: str, endpoint_tags: Sequence[Mapping[s
     return {"EndpointName": name, "EndpointConfigName": config, "Tags": list(endpoint_tags)}
 
 
-def update_endpoint(*, name: str, config: str) -> Body:
-    """UpdateEndpoint: SageMaker starts the new fleet beside the old one and keeps the old one if it fails."""
-    return {"EndpointName": name, "EndpointConfigName": config}
+def update_endpoint(*, name: str, config: str, deployment_config: Mapping[str, Any], retain_count: bool) -> Body:
+    """UpdateEndpoint: the old model serves until the new one does, and again if it fails or an alarm goes off.
+
+    `retain_count` keeps the number of instances that automatic scaling has come to.
+    """
+    retained: Body = {
+        "RetainAllVariantProperties": True,
+        "ExcludeRetainedVariantProperties": [{"VariantPropertyType": "DataCaptureConfig"}],
+    }
+    return {
+        "EndpointName": name,
+        "EndpointConfigName": config,
+        "DeploymentConfig": dict(deployment_config),
+        **(retained if retain_count else {}),
+    }
+
+
+def deployment(*, update: str, rollback: Mapping[str, Any] | str) -> Body:
+    """DeploymentConfig of one of UPDATES; `rollback` is its AutoRollbackConfiguration.
+
+    `all_at_once` and `canary` are blue/green: for the time of the update there is a second fleet, which bills too.
+    `rolling` replaces one instance after the other and has one instance more at a time. Canary and rolling need two
+    instances, since SageMaker moves at most half of a fleet at first.
+    """
+    if update == "rolling":
+        policy: Body = {
+            "RollingUpdatePolicy": {
+                "MaximumBatchSize": {"Type": "INSTANCE_COUNT", "Value": 1},
+                "WaitIntervalInSeconds": BAKING_SECONDS,
+                "MaximumExecutionTimeoutInSeconds": ROLLING_SECONDS,
+            }
+        }
+    else:
+        canary: Body = {"Type": "CANARY", "CanarySize": {"Type": "INSTANCE_COUNT", "Value": 1}}
+        routing = canary if update == "canary" else {"Type": "ALL_AT_ONCE"}
+        policy = {
+            "BlueGreenUpdatePolicy": {
+                "TrafficRoutingConfiguration": {**routing, "WaitIntervalInSeconds": BAKING_SECONDS},
+                "TerminationWaitInSeconds": BAKING_SECONDS,
+                "MaximumExecutionTimeoutInSeconds": BLUE_GREEN_SECONDS,
+            }
+        }
+    return {**policy, "AutoRollbackConfiguration": rollback}
 
 
 def chat(*, model: str, messages: Sequence[Mapping[str, Any]], max_tokens: int = 256, temperature: float = 0.0) -> Body:

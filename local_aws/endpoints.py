@@ -7,6 +7,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,11 +71,17 @@ class Endpoints:
         self._configs.get(request["EndpointConfigName"])
         if endpoint.status not in ("InService", "Failed"):
             raise invalid(f'Cannot update in-progress endpoint "{endpoint.description["EndpointArn"]}".')
+        alarms = alarms_of(request)
+        self._account.alarm_states(alarms)
         endpoint.description["EndpointStatus"] = "Updating"
         if "DeploymentConfig" in request:
             endpoint.description["LastDeploymentConfig"] = request["DeploymentConfig"]
         endpoint.description["LastModifiedTime"] = now()
-        self._deploy_in_background(endpoint, request["EndpointConfigName"])
+        endpoint.description["PendingDeploymentSummary"] = {
+            "EndpointConfigName": request["EndpointConfigName"],
+            "StartTime": now(),
+        }
+        self._deploy_in_background(endpoint, request["EndpointConfigName"], alarms)
         return {"EndpointArn": endpoint.description["EndpointArn"]}
 
     def delete(self, request: Request) -> None:
@@ -103,12 +110,12 @@ class Endpoints:
         )
         return {"Endpoints": page, **more}
 
-    def _deploy_in_background(self, endpoint: Endpoint, config_name: str) -> None:
-        arguments = (endpoint, config_name)
+    def _deploy_in_background(self, endpoint: Endpoint, config_name: str, alarms: Sequence[str] = ()) -> None:
+        arguments = (endpoint, config_name, alarms)
         threading.Thread(target=self._deploy, args=arguments, name=f"deploy {endpoint.name}", daemon=True).start()
 
-    def _deploy(self, endpoint: Endpoint, config_name: str) -> None:
-        """Start the variants of the configuration; only if all are healthy do they take over."""
+    def _deploy(self, endpoint: Endpoint, config_name: str, alarms: Sequence[str]) -> None:
+        """Start the variants of the configuration; only if all are healthy and no alarm goes off do they take over."""
         config = self._configs.get(config_name)
         fresh: dict[str, Variant] = {}
         problem = None
@@ -121,9 +128,30 @@ class Endpoints:
             problem = error.message if isinstance(error, ApiError) else str(error)
         except Exception as error:
             problem = f"Internal error of the embedded AWS: {type(error).__name__}: {error}"
+        if problem is None and alarms:
+            problem = self._bake(endpoint, fresh, alarms)
         with self._account.lock:
             replaced = self._settle(endpoint, config, fresh, problem)
         self._end_variants(replaced)
+
+    def _bake(self, endpoint: Endpoint, fresh: dict[str, Variant], alarms: Sequence[str]) -> str | None:
+        """Give the fresh variants the traffic and watch the alarms; takes it back and says so if one goes off."""
+        served, endpoint.variants = endpoint.variants, fresh
+        self._account.evaluate_alarms()
+        endpoint.description["PendingDeploymentSummary"]["ProductionVariants"] = [
+            {"VariantName": name, "VariantStatus": [{"Status": "Baking"}]} for name in fresh
+        ]
+        began = time.monotonic()
+        while True:
+            off = [name for name, state in self._account.alarm_states(alarms).items() if state == "ALARM"]
+            if off or time.monotonic() - began > self._account.faults.now.baking_seconds:
+                break
+            time.sleep(0.05)
+        endpoint.variants = served
+        if not off:
+            return None
+        endpoint.description["EndpointStatus"] = "RollingBack"
+        return f"One or more configured alarms went into ALARM state during the deployment: {', '.join(off)}"
 
     def _settle(
         self, endpoint: Endpoint, config: dict[str, Any], fresh: dict[str, Variant], problem: str | None
@@ -131,6 +159,7 @@ class Endpoints:
         """Record how the deployment ended; the variants to end."""
         description = endpoint.description
         description["LastModifiedTime"] = now()
+        description.pop("PendingDeploymentSummary", None)
         if endpoint.deleted:
             return fresh
         if problem is not None:
@@ -183,15 +212,18 @@ class Endpoints:
             raise ApiError("ValidationError", f"Variant {wanted} not found in endpoint {name}.")
         chosen = wanted or max(endpoint.variants, key=lambda v: endpoint.variants[v].weight)
         dimensions = {"EndpointName": name, "VariantName": chosen}
-        started = time.monotonic()
+        started, failed = time.monotonic(), "5XX"
         try:
             answer = self._ask(name, endpoint.variants[chosen], chosen, body, headers)
+            failed = ""
         except ApiError as error:
-            kind = "Invocation4XXErrors" if 400 <= error.members["OriginalStatusCode"] < 500 else None
-            self._record(kind or "Invocation5XXErrors", 1, "Count", dimensions)
+            failed = "4XX" if 400 <= error.members["OriginalStatusCode"] < 500 else "5XX"
             raise
         finally:
             self._record("Invocations", 1, "Count", dimensions)
+            self._record("InvocationModelErrors", int(failed != ""), "Count", dimensions)
+            for kind in ("4XX", "5XX"):  # 0 or 1 for each call: their average is a share
+                self._record(f"Invocation{kind}Errors", int(failed == kind), "Count", dimensions)
             microseconds = (time.monotonic() - started) * 1e6
             self._record("ModelLatency", microseconds, "Microseconds", dimensions)
         return answer
@@ -241,6 +273,12 @@ class Endpoints:
             OriginalMessage=message,
             LogStreamArn=settings.arn("logs", f"log-group:/aws/sagemaker/Endpoints/{name}"),
         )
+
+
+def alarms_of(request: Request) -> list[str]:
+    """Names of the alarms that bring the old variants back."""
+    rollback = request.get("DeploymentConfig", {}).get("AutoRollbackConfiguration", {})
+    return [alarm["AlarmName"] for alarm in rollback.get("Alarms", [])]
 
 
 def _variant_summary(production: dict[str, Any]) -> dict[str, Any]:

@@ -9,9 +9,12 @@ from stacks.settings import Settings
 
 _ANY_RESOURCE = {
     "ExplainFailureRole": "SageMaker's List calls have no resource to be limited to; they show names only.",
+    "AcceptEndpointRole": "SageMaker's List calls have no resource to be limited to; they show names only.",
     "CleanUpRole": "SageMaker's List calls have no resource to be limited to; they show names only.",
+    "EndAllRole": "SageMaker's List calls have no resource to be limited to; they show names only.",
     "TrainingRole": "ecr:GetAuthorizationToken has no resource; cloudwatch:PutMetricData is limited by namespace.",
     "EndpointRole": "ecr:GetAuthorizationToken has no resource; cloudwatch:PutMetricData is limited by namespace.",
+    "CleanUpMachineRole": "X-Ray and CloudWatch's log delivery have no resources to be limited to.",
     "StateMachineRole": "X-Ray and CloudWatch's log delivery have no resources to be limited to.",
 }
 
@@ -27,6 +30,8 @@ def wildcards(settings: Settings) -> dict[str, str]:
         f":model{own}": "Each run makes a model of its own.",
         f":endpoint-config{own}": "Each run makes a configuration of its own.",
         f"/{layout.CHECKPOINTS}*": "Each execution has checkpoints of its own.",
+        f"/{layout.ENDPOINTS}*": "Each endpoint that an execution may name has a record of its own.",
+        f":execution:HeartBeat-{settings.environment}:*": "Any execution of the app may hold an endpoint.",
         f":endpoint/{settings.endpoint_name.lower()}-*": "An execution may name another endpoint beginning so.",
         f":model-package/heartbeat-{settings.environment}/*": "Each adapter that passes is a version of its own.",
         ":log-group:/aws/sagemaker/TrainingJobs*": "SageMaker makes the log group itself.",

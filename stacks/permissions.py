@@ -94,7 +94,9 @@ def training_role(scope: Construct, *, buckets: Buckets, repository: ecr.IReposi
     )
 
 
-def endpoint_role(scope: Construct, *, buckets: Buckets, image_repository_arn: str) -> iam.Role:
+def endpoint_role(
+    scope: Construct, *, buckets: Buckets, image_repository_arn: str, alarm_arns: Sequence[str]
+) -> iam.Role:
     """What SageMaker does for an endpoint: reads base weights and adapters, logs, pulls the serving image."""
     return _sagemaker_role(
         scope,
@@ -102,6 +104,8 @@ def endpoint_role(scope: Construct, *, buckets: Buckets, image_repository_arn: s
         *buckets.read(layout.BASE_MODELS, layout.RUNS),
         *_logs_and_metrics("Endpoints"),
         *_pull(image_repository_arn),
+        # SageMaker's guide asks it of "your execution role", which is this one or the caller's: both have it.
+        allow(["cloudwatch:DescribeAlarms"], alarm_arns),
     )
 
 
@@ -167,6 +171,14 @@ class Names:
         return self._own("endpoint-config")
 
     @property
+    def state_machine(self) -> str:
+        return f"HeartBeat-{self.environment}"
+
+    @property
+    def executions(self) -> str:
+        return arn("states", f"execution:{self.state_machine}:*")
+
+    @property
     def endpoints(self) -> list[str]:
         """The app's endpoint, and those that an execution may name: see heartbeat.execution.RunRequest."""
         name = self.endpoint_name.lower()  # SageMaker writes names in ARNs in lower case
@@ -181,7 +193,13 @@ class Names:
 
 
 def orchestration(
-    *, names: Names, training: iam.IRole, endpoint: iam.IRole, repository_arn: str, project_arn: str
+    *,
+    names: Names,
+    training: iam.IRole,
+    endpoint: iam.IRole,
+    repository_arn: str,
+    project_arn: str,
+    alarm_arns: Sequence[str],
 ) -> list[iam.PolicyStatement]:
     """What the state machine's own tasks call (its Lambda grants come with the functions)."""
     passed = {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}
@@ -203,6 +221,7 @@ def orchestration(
         allow(["sagemaker:CreateEndpointConfig", "sagemaker:AddTags"], [names.configs]),
         allow(["sagemaker:CreateEndpoint", "sagemaker:UpdateEndpoint"], [*names.endpoints, names.configs]),
         allow(["sagemaker:DescribeEndpoint", "sagemaker:AddTags"], names.endpoints),
+        allow(["cloudwatch:DescribeAlarms"], alarm_arns),  # an update may name only alarms that its caller may see
         allow(["iam:PassRole"], [training.role_arn, endpoint.role_arn], passed),
         # `.sync` learns through rules that Step Functions manages in this account that a job or build ended.
         allow(
@@ -215,11 +234,63 @@ def orchestration(
     ]
 
 
-def clean_up(names: Names) -> list[iam.PolicyStatement]:
-    """Ends what a run left that bills, and goes back to the endpoint's previous configuration."""
+def endpoint_records(buckets: Buckets) -> list[iam.PolicyStatement]:
+    """Reads and conditionally writes what is remembered of endpoints."""
+    return [*buckets.read(layout.ENDPOINTS), *buckets.write(layout.ENDPOINTS)]
+
+
+def claim_endpoint(names: Names, buckets: Buckets) -> list[iam.PolicyStatement]:
+    return [
+        *endpoint_records(buckets),
+        allow(["sagemaker:DescribeEndpoint"], names.endpoints),
+        # Whether the run that holds the endpoint still goes on.
+        allow(["states:DescribeExecution"], [names.executions]),
+    ]
+
+
+def accept_endpoint(names: Names, buckets: Buckets) -> list[iam.PolicyStatement]:
+    return [
+        *endpoint_records(buckets),
+        allow(["sagemaker:ListEndpoints"], ["*"]),  # SageMaker's lists have no resource; they show names only
+        allow(["sagemaker:DescribeEndpoint", "sagemaker:AddTags"], names.endpoints),
+        allow(["sagemaker:DeleteModel"], [names.models]),
+        allow(["sagemaker:DeleteEndpointConfig"], [names.configs]),
+    ]
+
+
+def end_all(names: Names) -> list[iam.PolicyStatement]:
+    """Ends everything that runs made, when the stack is deleted."""
     return [
         allow(
-            ["sagemaker:ListTrainingJobs", "sagemaker:ListModels", "sagemaker:ListEndpointConfigs"],
+            [
+                "sagemaker:ListEndpointConfigs",
+                "sagemaker:ListEndpoints",
+                "sagemaker:ListModels",
+                "sagemaker:ListTrainingJobs",
+            ],
+            ["*"],  # SageMaker's lists have no resource; they show names only
+        ),
+        allow(["states:ListExecutions"], [arn("states", f"stateMachine:{names.state_machine}")]),
+        allow(["states:StopExecution"], [names.executions]),
+        allow(["sagemaker:StopTrainingJob"], [names.jobs]),
+        allow(["sagemaker:DescribeEndpoint", "sagemaker:DeleteEndpoint"], names.endpoints),
+        allow(["sagemaker:DeleteEndpointConfig"], [names.configs]),
+        allow(["sagemaker:DeleteModel"], [names.models]),
+        allow(["sagemaker:DeleteModelPackage", "sagemaker:ListModelPackages"], names.packages),
+    ]
+
+
+def clean_up(names: Names, buckets: Buckets) -> list[iam.PolicyStatement]:
+    """Ends what a run left that bills, and goes back to the endpoint's previous configuration."""
+    return [
+        *endpoint_records(buckets),
+        allow(
+            [
+                "sagemaker:ListEndpointConfigs",
+                "sagemaker:ListEndpoints",
+                "sagemaker:ListModels",
+                "sagemaker:ListTrainingJobs",
+            ],
             ["*"],  # SageMaker's lists have no resource; they show names only
         ),
         allow(["sagemaker:StopTrainingJob"], [names.jobs]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from aws_cdk import CfnOutput, Duration, Stack
+from aws_cdk import CfnOutput, CustomResource, Duration, Stack
 from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_iam as iam
@@ -19,10 +19,11 @@ from heartbeat import layout
 from stacks import permissions
 from stacks.bundling import stage_lambda
 from stacks.registry import Registry
+from stacks.rollback import rollback_alarms
 from stacks.serving_image import serving_image
 from stacks.settings import Settings
-from stacks.state_machine import run_graph
-from stacks.states import Inputs
+from stacks.state_machine import clean_up_graph, run_graph
+from stacks.states import EndpointInputs, Inputs
 from stacks.storage import Storage
 
 
@@ -37,7 +38,7 @@ class Handler:
 
 
 class Pipeline(Stack):
-    """`state_machine`, `functions` (by module name) and `endpoint_name`."""
+    """`state_machine`, `functions` (by module name), `rollback_alarms` and `endpoint_name`."""
 
     def __init__(
         self, scope: Construct, construct_id: str, *, settings: Settings, storage: Storage, registry: Registry
@@ -51,7 +52,7 @@ class Pipeline(Stack):
             key=storage.key,
             extra_datasets=settings.extra_dataset_buckets,
         )
-        group = sagemaker.CfnModelPackageGroup(
+        self._group = group = sagemaker.CfnModelPackageGroup(
             self,
             "Adapters",
             model_package_group_name=f"heartbeat-{settings.environment}",
@@ -63,10 +64,13 @@ class Pipeline(Stack):
             endpoint_name=settings.endpoint_name,
             model_package_group=group.model_package_group_name,
         )
+        self.rollback_alarms = rollback_alarms(self, settings)
+        self._alarm_arns = [alarm.alarm_arn for alarm in self.rollback_alarms]
         self._code = lambda_.Code.from_asset(str(stage_lambda()))
         self.functions = {name: self._function(name, handler) for name, handler in self._handlers().items()}
         self.state_machine = self._state_machine()
         self._clean_up_after_abort()
+        self._end_all_with_the_stack()
         for name, value in (
             ("StateMachineArn", self.state_machine.state_machine_arn),
             ("DataBucketName", storage.data_bucket.bucket_name),
@@ -93,6 +97,7 @@ class Pipeline(Stack):
                     **model,
                     "SERVING_INSTANCE_TYPES": ",".join(settings.serving_instance_types),
                     "VOLUME_SIZE_GIB": str(settings.volume_size_gib),
+                    "ENDPOINT_INSTANCES": str(settings.endpoint_instances),
                 },
             ),
             "ensure_base_weights": Handler(grants=buckets.read(layout.BASE_MODELS), environment=model),
@@ -107,21 +112,37 @@ class Pipeline(Stack):
                 ],
                 minutes=15,
             ),
+            "claim_endpoint": Handler(grants=permissions.claim_endpoint(self._names, buckets)),
+            "accept_endpoint": Handler(
+                grants=permissions.accept_endpoint(self._names, buckets),
+                environment={"ENDPOINT_NAME": self.endpoint_name, "KEEP_PREVIOUS": str(settings.keep_previous)},
+            ),
             "write_report": Handler(grants=[*buckets.read(layout.RUNS), *buckets.write_runs()]),
             "explain_failure": Handler(
                 grants=[
                     *buckets.read(layout.RUNS),
                     *buckets.write_runs(),
-                    *permissions.clean_up(self._names),
+                    *permissions.clean_up(self._names, buckets),
+                    permissions.allow(["cloudwatch:DescribeAlarmHistory"], self._alarm_arns),
                 ],
                 environment={
                     "ENDPOINT_NAME": self.endpoint_name,
+                    "ROLLBACK_ALARMS": ",".join(alarm.alarm_name for alarm in self.rollback_alarms),
                     "BUILD_LOG_GROUP": self._registry.build_log_group.log_group_name,
                 },
                 minutes=15,
             ),
+            "end_all": Handler(
+                grants=permissions.end_all(self._names),
+                environment={
+                    "ENDPOINT_NAME": self.endpoint_name,
+                    "STATE_MACHINE_ARN": permissions.arn("states", f"stateMachine:{self._names.state_machine}"),
+                    "MODEL_PACKAGE_GROUP": "" if settings.retain_data else self._names.model_package_group,
+                },
+                minutes=15,
+            ),
             "clean_up": Handler(
-                grants=permissions.clean_up(self._names),
+                grants=permissions.clean_up(self._names, buckets),
                 environment={"ENDPOINT_NAME": self.endpoint_name},
                 minutes=15,
             ),
@@ -163,7 +184,9 @@ class Pipeline(Stack):
         settings, registry = self._settings, self._registry
         serving = serving_image(self, settings.vllm_image)
         training = permissions.training_role(self, buckets=self._buckets, repository=registry.repository)
-        endpoint = permissions.endpoint_role(self, buckets=self._buckets, image_repository_arn=serving.repository_arn)
+        endpoint = permissions.endpoint_role(
+            self, buckets=self._buckets, image_repository_arn=serving.repository_arn, alarm_arns=self._alarm_arns
+        )
         start = run_graph(
             self,
             "Run",
@@ -188,6 +211,13 @@ class Pipeline(Stack):
                 model_package_group=self._names.model_package_group,
                 training_role_arn=training.role_arn,
                 endpoint_role_arn=endpoint.role_arn,
+                endpoint=EndpointInputs(
+                    name=self.endpoint_name,
+                    num_instances=settings.endpoint_instances,
+                    scales=False,
+                    update=settings.endpoint_update,
+                    alarm_names=[alarm.alarm_name for alarm in self.rollback_alarms],
+                ),
             ),
         )
         role = iam.Role(
@@ -202,29 +232,56 @@ class Pipeline(Stack):
             endpoint=endpoint,
             repository_arn=registry.repository.repository_arn,
             project_arn=registry.build_project.project_arn,
+            alarm_arns=self._alarm_arns,
         ):
             role.add_to_policy(statement)
+        return self._machine(
+            "StateMachine",
+            name=self._names.state_machine,
+            comment="Fine-tunes Llama 4 Scout on a chat dataset and deploys it if it passed. {} is a valid input.",
+            start=start,
+            role=role,
+            # Longer than a week's approval and a 28-day job are not told apart from a run that hangs.
+            timeout=Duration.days(37),
+        )
+
+    def _machine(
+        self, id_: str, *, name: str, comment: str, start: sfn.State, role: iam.Role, timeout: Duration
+    ) -> sfn.StateMachine:
         return sfn.StateMachine(
             self,
-            "StateMachine",
-            state_machine_name=f"HeartBeat-{settings.environment}",
-            comment="Fine-tunes Llama 4 Scout on a chat dataset and deploys it if it passed. {} is a valid input.",
+            id_,
+            state_machine_name=name,
+            comment=comment,
             definition_body=sfn.DefinitionBody.from_chainable(start),
             query_language=sfn.QueryLanguage.JSONATA,
             role=role,
             tracing_enabled=True,
             logs=sfn.LogOptions(
-                destination=self._log_group("StateMachineLog"),
+                destination=self._log_group(f"{id_}Log"),
                 level=sfn.LogLevel.ALL,
                 # The history has the data; the log keeps none of it, the approval's task token least of all.
                 include_execution_data=False,
             ),
-            # Longer than a week's approval and a 28-day job are not told apart from a run that hangs.
-            timeout=Duration.days(37),
+            timeout=timeout,
         )
 
     def _clean_up_after_abort(self) -> None:
-        """A state machine that is stopped runs no further state: a rule calls the clean-up in its place."""
+        """A state machine that is stopped runs no further state: a rule starts the clean-up in its place."""
+        role = iam.Role(
+            self,
+            "CleanUpMachineRole",
+            assumed_by=permissions.service("states.amazonaws.com"),
+            description="State machine of the clean-up of HeartBeat Engine",
+        )
+        machine = self._machine(
+            "CleanUpMachine",
+            name=f"{self._names.state_machine}-CleanUp",
+            comment="Ends what an aborted or timed-out run left that bills",
+            start=clean_up_graph(self, "CleanUpAborted", function=self.functions["clean_up"]),
+            role=role,
+            timeout=Duration.hours(12),
+        )
         events.Rule(
             self,
             "Aborted",
@@ -237,8 +294,16 @@ class Pipeline(Stack):
                     "stateMachineArn": [self.state_machine.state_machine_arn],
                 },
             ),
-            targets=[targets.LambdaFunction(self.functions["clean_up"])],
+            targets=[targets.SfnStateMachine(machine)],
         )
+
+    def _end_all_with_the_stack(self) -> None:
+        """Deleted first: while what it waits on is there, runs can be stopped and what they made can be ended."""
+        function = self.functions["end_all"]
+        ending = CustomResource(
+            self, "WhatRunsLeft", service_token=function.function_arn, resource_type="Custom::WhatRunsLeft"
+        )
+        ending.node.add_dependency(function, self.state_machine, self._group)
 
     def _log_group(self, id_: str) -> logs.LogGroup:
         """Named by CloudFormation: one that was retained does not stand in the way of the next deployment."""

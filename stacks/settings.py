@@ -15,7 +15,7 @@ import aws_cdk as cdk
 from aws_cdk import aws_logs as logs
 from constructs import Node
 
-from heartbeat import catalog, layout
+from heartbeat import catalog, layout, requests
 from heartbeat.job import SettingError
 
 SECTION = "heartbeat"
@@ -89,6 +89,13 @@ class Settings:
     """Train on spot capacity unless the execution's input says otherwise."""
     serving_instance_types: tuple[str, ...] = ()
     """Endpoint instances, best first; the planner ranks its catalogue when left out."""
+    endpoint_instances: int = 1
+    """Instances of an endpoint, each of which bills."""
+    endpoint_update: str = "all_at_once"
+    """How traffic moves to a new model: `all_at_once`, `canary` (one instance first) or `rolling`. The last two need
+    endpoint_instances=2; the first two bill twice the instances while an update lasts."""
+    keep_previous: int = 1
+    """How many configurations and models before the one that serves are kept, to go back to by hand."""
     weight_format: str = "bf16"
     """Folder of the base model's checkpoint that is trained on and served."""
     vllm_image: str = "vllm:0.30.0-gpu-py312-cu130-ubuntu24.04-sagemaker"
@@ -117,6 +124,7 @@ class Settings:
         object.__setattr__(self, "tags", types.MappingProxyType(dict(self.tags)))
         self._check_words()
         self._check_numbers()
+        self._check_update()
         self._check_instances()
 
     @classmethod
@@ -218,10 +226,22 @@ class Settings:
             "checkpoint_days": (1, 3650, 14),
             "noncurrent_version_days": (1, 3650, 30),
             "access_log_days": (1, 3650, 90),
+            "endpoint_instances": (1, 100, 1),
+            "keep_previous": (0, 100, 1),
         }
         for name, (low, high, default) in limits.items():
             if not low <= getattr(self, name) <= high:
                 self._refuse(name, f"must be from {low} to {high}", f"leave it out for {default}")
+
+    def _check_update(self) -> None:
+        if self.endpoint_update not in requests.UPDATES:
+            self._refuse("endpoint_update", f"must be one of {', '.join(requests.UPDATES)}", "leave it out")
+        if self.endpoint_update != "all_at_once" and self.endpoint_instances < 2:
+            self._refuse(
+                "endpoint_update",
+                f"moves half of the instances at the most, and endpoint_instances={self.endpoint_instances}",
+                "set endpoint_instances to 2, or leave endpoint_update out",
+            )
 
     def _check_instances(self) -> None:
         if not self.instance_types:

@@ -11,6 +11,7 @@ from functools import partial
 
 from botocore.exceptions import ClientError
 
+from heartbeat import layout
 from heartbeat.cli import executions, screen
 from heartbeat.cli.account import App, client, connect, is_local, where
 from heartbeat.cli.errors import Failed, UserError
@@ -76,6 +77,11 @@ def actions(app: App) -> Iterator[Action]:
         yield Action("endpoint configuration", name, partial(sagemaker.delete_endpoint_config, EndpointConfigName=name))
     for name in _names("list_models", "Models", "ModelName", NameContains=stem):
         yield Action("model", name, partial(sagemaker.delete_model, ModelName=name))
+    s3, bucket = client("s3"), app.artifact_bucket
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=layout.ENDPOINTS):
+        for item in page.get("Contents", []):  # they name configurations that are gone after this
+            key = item["Key"]
+            yield Action("record of an endpoint", key, partial(s3.delete_object, Bucket=bucket, Key=key))
     # A group that holds versions cannot be deleted, and with it the stack.
     group = f"heartbeat-{app.environment}"
     for arn in _names("list_model_packages", "ModelPackageSummaryList", "ModelPackageArn", ModelPackageGroupName=group):

@@ -22,6 +22,7 @@ WITHOUT_RESOURCE = {
     "logs:PutResourcePolicy": "likewise",
     "logs:UpdateLogDelivery": "likewise",
     "sagemaker:ListEndpointConfigs": "shows names only",
+    "sagemaker:ListEndpoints": "shows names only",
     "sagemaker:ListModels": "shows names only",
     "sagemaker:ListTrainingJobs": "shows names only",
     "xray:GetSamplingRules": "tracing has no resources",
@@ -99,5 +100,5 @@ def test_data_and_models_are_reached_by_prefix(templates: Mapping[str, Template]
     for where, statement in statements(templates):
         for resource in map(text, listed(statement["Resource"])):
             if any(action.endswith("Object") for action in listed(statement["Action"])):
-                prefixes = r"/(datasets|base-models|runs|checkpoints)/\*$|/[0-9a-f]{64}\.zip$|:elsewhere/\*$"
+                prefixes = r"/(datasets|base-models|runs|checkpoints|endpoints)/\*$|/[0-9a-f]{64}\.zip$|:elsewhere/\*$"
                 assert re.search(prefixes, resource), where

@@ -17,7 +17,7 @@ import pytest
 from botocore.validate import ParamValidator
 from jsonata.jsonata import Jsonata
 
-from heartbeat import failures
+from heartbeat import failures, requests
 from heartbeat.execution import run_id
 
 Definition = dict[str, Any]
@@ -57,7 +57,13 @@ VARIABLES: dict[str, Any] = {
         "max_runtime_seconds": 28800,
         "hyperparameters": {"MAX_STEPS": "400"},
     },
-    "plan": {"serving": {"instance_type": "ml.p4d.24xlarge", "environment": {"SM_VLLM_MODEL": "/opt/ml/model"}}},
+    "plan": {
+        "serving": {
+            "instance_type": "ml.p4d.24xlarge",
+            "usd_per_hour": "25.25",
+            "environment": {"SM_VLLM_MODEL": "/opt/ml/model"},
+        }
+    },
     "training": {"adapter_uri": "s3://artifacts/runs/a-run/adapter/", "job_name": "hb-dev-0123456789ab-1-deadbeef"},
     "servingName": "hb-dev-0123456789ab-deadbeef",
     "polls": 3,
@@ -159,7 +165,7 @@ def test_every_request_is_one_the_service_takes(definition: Definition) -> None:
     assert list(problems_of_requests(definition)) == []
 
 
-@pytest.mark.parametrize("name", ["Train", "Create model", "Find endpoint", "Build image", "Register model"])
+@pytest.mark.parametrize("name", ["Train", "Create model", "Update endpoint", "Build image", "Register model"])
 def test_a_wrong_argument_name_is_noticed(name: str, definition: Definition) -> None:
     broken = copy.deepcopy(definition)
     arguments = broken["States"][name]["Arguments"]
@@ -192,6 +198,73 @@ def test_a_held_out_file_is_a_channel_of_its_own(definition: Definition) -> None
 def test_the_instances_are_the_cards(definition: Definition) -> None:
     defaults = definition["States"]["Check dataset"]["Arguments"]["Payload"]["defaults"]
     assert defaults["instance_types"] == ["ml.p4d.24xlarge", "ml.p3.8xlarge", "ml.g5.12xlarge"]
+
+
+def test_an_update_is_undone_by_the_stacks_alarms(definition: Definition, templates: Mapping[str, Any]) -> None:
+    alarms = [
+        item["Properties"]
+        for item in templates["dev-Pipeline"]["Resources"].values()
+        if item["Type"] == "AWS::CloudWatch::Alarm"
+    ]
+    assert {each["MetricName"] for each in alarms} == {
+        "Invocation5XXErrors",
+        "InvocationModelErrors",
+        "ModelLatency",
+    }
+    assert {each["TreatMissingData"] for each in alarms} == {"notBreaching"}
+    expression = definition["States"]["Update endpoint"]["Arguments"]["DeploymentConfig"]["AutoRollbackConfiguration"]
+    named = evaluate(expression, VARIABLES)["Alarms"]
+    assert len(named) == len(alarms)
+    other = {**VARIABLES, "run": {**VARIABLES["run"], "endpoint_name": "heartbeat-dev-canary"}}
+    assert evaluate(expression, other) == {}  # there are no alarms on it
+
+
+@pytest.mark.parametrize(
+    ("claimed", "waits", "turns", "expected"),
+    [
+        (True, False, 0, "Deploy endpoint"),
+        (False, True, 0, "Wait for turn"),
+        (False, True, 480, "Endpoint is taken"),
+        (False, False, 0, "Endpoint is taken"),
+    ],
+)
+def test_whose_turn_it_is(definition: Definition, claimed: bool, waits: bool, turns: int, expected: str) -> None:
+    variables = {"claim": {"claimed": claimed}, "run": {"wait_for_endpoint": waits}, "turns": turns}
+    assert choice(definition, "Our turn?", variables) == expected
+
+
+@pytest.mark.parametrize(
+    ("status", "config", "polls", "expected"),
+    [
+        ("InService", "new", 3, "Acceptance check"),
+        ("InService", "old", 3, "Endpoint was rolled back"),
+        ("Updating", "old", 3, "Wait for endpoint"),
+        ("RollingBack", "old", 3, "Wait for endpoint"),
+        ("UpdateRollbackFailed", "old", 3, "Endpoint did not come"),
+        ("Failed", "new", 3, "Endpoint did not come"),
+        ("Updating", "old", 1000, "Endpoint did not come"),
+    ],
+)
+def test_a_rollback_is_told_from_a_success(
+    definition: Definition, status: str, config: str, polls: int, expected: str
+) -> None:
+    variables = {"endpointStatus": status, "endpointConfig": config, "servingName": "new", "polls": polls}
+    assert choice(definition, "In service?", variables) == expected
+
+
+def choice(definition: Definition, name: str, variables: dict[str, Any]) -> str:
+    """Where a Choice goes on."""
+    state = definition["States"][name]
+    for rule in state["Choices"]:
+        if evaluate(rule["Condition"], variables):
+            return str(rule["Next"])
+    return str(state["Default"])
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 900, 5000])
+def test_pauses_are_half_a_minute_at_the_most(definition: Definition, count: int) -> None:
+    for name in ("Wait for endpoint", "Wait for turn"):
+        assert 1 <= evaluate(definition["States"][name]["Seconds"], {"polls": count, "turns": count}) <= 30
 
 
 def test_job_names_are_unique_and_short(definition: Definition) -> None:
@@ -245,6 +318,15 @@ def test_every_step_that_fails_has_a_name(definition: Definition) -> None:
         )
 
 
+def test_a_clean_up_waits_as_long_as_an_update_may_take(definition: Definition, templates: Mapping[str, Any]) -> None:
+    clean_up = definition_of(machines(templates)["HeartBeat-dev-CleanUp"])["States"]["Clean up"]
+    assert clean_up["Arguments"]["Payload"] == "{% $states.input %}"
+    for state in (clean_up, definition["States"]["Explain failure"]):
+        (retry,) = (item for item in state["Retry"] if item["ErrorEquals"] == ["StillChanging"])
+        assert retry["MaxAttempts"] * 780 > requests.ROLLING_SECONDS >= requests.BLUE_GREEN_SECONDS
+        assert state["TimeoutSeconds"] > 780
+
+
 def test_no_secret_and_no_task_token_in_the_log(machine: dict[str, Any]) -> None:
     assert machine["LoggingConfiguration"]["IncludeExecutionData"] is False
     assert machine["LoggingConfiguration"]["Level"] == "ALL"
@@ -253,20 +335,29 @@ def test_no_secret_and_no_task_token_in_the_log(machine: dict[str, Any]) -> None
 
 @pytest.fixture(scope="module")
 def machine(templates: Mapping[str, Any]) -> dict[str, Any]:
-    """Properties of the state machine in the template."""
+    """Properties of the run's state machine in the template."""
+    return dict(machines(templates)["HeartBeat-dev"])
+
+
+def machines(templates: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Properties of the template's state machines by their names."""
     resources = templates["dev-Pipeline"]["Resources"].values()
-    (found,) = (item["Properties"] for item in resources if item["Type"] == "AWS::StepFunctions::StateMachine")
-    return dict(found)
+    found = [item["Properties"] for item in resources if item["Type"] == "AWS::StepFunctions::StateMachine"]
+    return {item["StateMachineName"]: item for item in found}
 
 
-@pytest.fixture(scope="module")
-def definition(machine: dict[str, Any]) -> Definition:
+def definition_of(machine: dict[str, Any]) -> Definition:
     """The state machine's definition with a value in place of each reference."""
     text = "".join(
         part if isinstance(part, str) else _stand_in(part) for part in machine["DefinitionString"]["Fn::Join"][1]
     )
     found: Definition = json.loads(text)
     return found
+
+
+@pytest.fixture(scope="module")
+def definition(machine: dict[str, Any]) -> Definition:
+    return definition_of(machine)
 
 
 def _stand_in(reference: dict[str, Any]) -> str:

@@ -68,13 +68,22 @@ BODIES: dict[str, dict[str, Any]] = {
         name="hb-dev-1", model="hb-dev-1", instance_type="ml.p4d.24xlarge", config_tags=_TAGS
     ),
     "CreateEndpoint": requests.create_endpoint(name="heartbeat-dev", config="hb-dev-1", endpoint_tags=_TAGS),
-    "UpdateEndpoint": requests.update_endpoint(name="heartbeat-dev", config="hb-dev-1"),
+    **{
+        f"UpdateEndpoint {update}": requests.update_endpoint(
+            name="heartbeat-dev",
+            config="hb-dev-1",
+            deployment_config=requests.deployment(update=update, rollback={"Alarms": [{"AlarmName": "an-alarm"}]}),
+            retain_count=update != "all_at_once",
+        )
+        for update in requests.UPDATES
+    },
 }
+"""By operation, and what else tells bodies of one apart."""
 
 
 def problems(operation: str, body: dict[str, Any]) -> list[str]:
     """What botocore's model of `operation` says against `body`: names, types, lengths, enums and patterns."""
-    shape = _SERVICE.operation_model(operation).input_shape
+    shape = _SERVICE.operation_model(operation.split()[0]).input_shape
     report = ParamValidator().validate(body, shape)
     return [*([report.generate_report()] if report.has_errors() else []), *_against(shape, body, operation)]
 
@@ -109,6 +118,19 @@ def test_a_misspelt_member_is_noticed(operation: str) -> None:
     body = dict(BODIES[operation])
     name, value = body.popitem()
     assert problems(operation, {**body, name + "x": value})
+
+
+@pytest.mark.parametrize("update", requests.UPDATES)
+def test_an_update_has_time_for_its_alarms_to_speak(update: str) -> None:
+    body = requests.deployment(update=update, rollback={})
+    policies = {name: policy for name, policy in body.items() if name.endswith("UpdatePolicy")}
+    assert list(policies) == ["RollingUpdatePolicy" if update == "rolling" else "BlueGreenUpdatePolicy"]
+    (policy,) = policies.values()
+    interval = policy.get("TrafficRoutingConfiguration", policy)["WaitIntervalInSeconds"]
+    # SageMaker's limits; two hours are what it lets a start take.
+    assert 300 <= interval <= 3600
+    assert interval + policy.get("TerminationWaitInSeconds", 0) + 7200 < policy["MaximumExecutionTimeoutInSeconds"]
+    assert policy["MaximumExecutionTimeoutInSeconds"] <= 28_800
 
 
 def test_an_unknown_instance_is_noticed() -> None:
