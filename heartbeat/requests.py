@@ -34,6 +34,10 @@ BAKING_SECONDS = 600
 """How long alarms are watched after traffic moved: several of their periods of a minute, with time to be called in."""
 BLUE_GREEN_SECONDS = 3 * 3600
 """Limit of a blue/green update: download and start-up have 3,600 s each at the most, baking comes twice."""
+SCALE_OUT_SECONDS = 900
+"""No further instance is added for as long as one may take to download the base and start. Assumed, not measured."""
+SCALE_IN_SECONDS = 1800
+"""None is taken away for twice that: it would have to come again."""
 ROLLING_SECONDS = 8 * 3600
 """Limit of a rolling update, whose instances start one after the other: SageMaker's own."""
 
@@ -285,6 +289,41 @@ def deployment(*, update: str, rollback: Mapping[str, Any] | str) -> Body:
             }
         }
     return {**policy, "AutoRollbackConfiguration": rollback}
+
+
+def scaled_variant(endpoint: str) -> Body:
+    """What Application Auto Scaling calls the number of an endpoint's instances."""
+    return {
+        "ServiceNamespace": "sagemaker",
+        "ResourceId": f"endpoint/{endpoint}/variant/{VARIANT}",
+        "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
+    }
+
+
+def scalable_target(*, endpoint: str, least: int, most: int) -> Body:
+    """RegisterScalableTarget. `least` is at least 1: a variant that holds its own model cannot have no instance."""
+    return {**scaled_variant(endpoint), "MinCapacity": least, "MaxCapacity": most}
+
+
+def scaling_policy(*, endpoint: str, concurrency: float) -> Body:
+    """PutScalingPolicy: as many instances as keep `concurrency` requests at once on each.
+
+    The metric is a model's requests in flight, every ten seconds; calls a minute, the usual one, say little of answers
+    that take seconds.
+    """
+    return {
+        **scaled_variant(endpoint),
+        "PolicyName": "concurrent-requests",
+        "PolicyType": "TargetTrackingScaling",
+        "TargetTrackingScalingPolicyConfiguration": {
+            "TargetValue": concurrency,
+            "PredefinedMetricSpecification": {
+                "PredefinedMetricType": "SageMakerVariantConcurrentRequestsPerModelHighResolution"
+            },
+            "ScaleOutCooldown": SCALE_OUT_SECONDS,
+            "ScaleInCooldown": SCALE_IN_SECONDS,
+        },
+    }
 
 
 def chat(*, model: str, messages: Sequence[Mapping[str, Any]], max_tokens: int = 256, temperature: float = 0.0) -> Body:

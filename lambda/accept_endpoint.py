@@ -1,4 +1,4 @@
-"""State `Accept endpoint`: lets go of the endpoint, and deletes what it no longer needs to go back to.
+"""State `Accept endpoint`: lets go of the endpoint, deletes what it no longer needs to go back to, and scales it.
 
 The rule: the configuration that was accepted and the KEEP_PREVIOUS before it stay, with their models; the others that
 runs made for this endpoint go, unless an endpoint of the environment uses them. Adapters stay in their runs' folders.
@@ -12,6 +12,7 @@ from typing import Any
 import aws
 import endpoint_records
 import endpoints
+import scaling
 from heartbeat.endpoint_record import EndpointRecord
 
 
@@ -31,4 +32,4 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
     actions = [line for old in dropped if old not in in_use for line in endpoints.delete_config(old)]
     arn = (endpoints.describe(name) or {})["EndpointArn"]
     aws.client("sagemaker").add_tags(ResourceArn=arn, Tags=event["tags"])
-    return {"kept": list(kept.accepted), "deleted": actions}
+    return {"kept": list(kept.accepted), "deleted": actions, "scaling": scaling.apply(name)}

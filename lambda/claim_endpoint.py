@@ -42,7 +42,7 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
     if status in endpoints.IN_PROGRESS:  # a clean-up's way back, or a person's change: it ends by itself
         return {"claimed": False, "busy": f"endpoint {name} is {status}", "status": status}
     serving = found.get("EndpointConfigName")
-    if serving != config:
+    if status == "InService" and serving != config:
         endpoint_records.change(name, lambda record: replace(record, previous_config=serving))
     return {"claimed": True, "busy": "", "status": status}
 

@@ -70,7 +70,7 @@ def _clean(execution_arn: str, name: str) -> Done:
         _delete_names(stem, done)
         return done
     endpoint = _settled(name)
-    if endpoint is None or not _is_changed(endpoint, stem):
+    if endpoint is None or not _is_changed(endpoint, stem, record):
         _delete_names(stem, done)
     elif record.previous_config is None:
         aws.client("sagemaker").delete_endpoint(EndpointName=name)
@@ -85,9 +85,9 @@ def _clean(execution_arn: str, name: str) -> Done:
     return done
 
 
-def _is_changed(endpoint: dict[str, Any], stem: str) -> bool:
+def _is_changed(endpoint: dict[str, Any], stem: str, record: EndpointRecord) -> bool:
     """Whether a settled endpoint serves this run's configuration, or a mix of it and the one before."""
-    mixed = endpoint["EndpointStatus"] == "UpdateRollbackFailed"
+    mixed = endpoint["EndpointStatus"] == "UpdateRollbackFailed" and record.previous_config is not None
     return mixed or str(endpoint.get("EndpointConfigName", "")).startswith(stem)
 
 

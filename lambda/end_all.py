@@ -19,6 +19,7 @@ from botocore.exceptions import ClientError
 
 import aws
 import endpoints
+import scaling
 
 _logger = logging.getLogger(__name__)
 
@@ -83,6 +84,7 @@ def _delete_endpoint(name: str, deadline: float) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"endpoint {name} is still {found['EndpointStatus']}, and bills")
         time.sleep(POLL_SECONDS)
+    scaling.remove(name)
     if found:
         with _ended_by_itself():
             aws.client("sagemaker").delete_endpoint(EndpointName=name)

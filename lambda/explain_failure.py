@@ -22,10 +22,10 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
     failure = failures.explain(
         step=event["step"], error=error.get("Error", "Unknown"), cause=error.get("Cause"), log=_log(event)
     )
+    done = clean_up.clean(event["execution"]["arn"], endpoint_name=event["endpoint_name"])
     alarms = _alarms_since(event["update_began"]) if failure.error is Name.ROLLED_BACK else []
     if alarms:
         failure = replace(failure, what=f"{failure.what} Alarms that went off: {', '.join(alarms)}.")
-    done = clean_up.clean(event["execution"]["arn"], endpoint_name=event["endpoint_name"])
     if done.rolled_back:
         failure = replace(failure, error=Name.ROLLED_BACK, advice=failures.advice(Name.ROLLED_BACK))
     cause = failure.cause

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from heartbeat import layout
 from stacks.nag import accept_wildcards, acknowledge
+from stacks.permissions import SCALING_ROLE
 from stacks.pipeline import Pipeline
 from stacks.settings import Settings
 
@@ -39,6 +40,9 @@ def wildcards(settings: Settings) -> dict[str, str]:
         ":log-group:/aws/sagemaker/Endpoints*": "SageMaker makes the log group itself.",
         ":log-group:/aws/sagemaker/Endpoints*:log-stream:*": "Each instance has a stream of its own.",
         **{f":s3:::{name}/*": "The settings name this bucket of datasets." for name in settings.extra_dataset_buckets},
+        f":role/aws-service-role/*/{SCALING_ROLE}": "One role of AWS's, below a folder of its service's name.",
+        ":scalable-target/*": "Application Auto Scaling names its targets itself; limited to SageMaker's.",
+        f":alarm:TargetTracking-endpoint/{settings.endpoint_name}*": "Scaling names its alarms by the endpoint.",
         ".Arn>:*": "The state machine calls its own functions in whichever version they are.",
     }
 

@@ -17,6 +17,9 @@ from constructs import Construct
 
 from heartbeat import layout
 
+SCALING_ROLE = "AWSServiceRoleForApplicationAutoScaling_SageMakerEndpoint"
+_SCALING = "sagemaker.application-autoscaling.amazonaws.com"
+
 
 def arn(service: str, resource: str) -> str:
     """ARN in this partition, Region and account."""
@@ -248,6 +251,41 @@ def claim_endpoint(names: Names, buckets: Buckets) -> list[iam.PolicyStatement]:
     ]
 
 
+_OF_SAGEMAKER = {"StringEquals": {"application-autoscaling:service-namespace": "sagemaker"}}
+
+
+def _deregister() -> iam.PolicyStatement:
+    targets = arn("application-autoscaling", "scalable-target/*")  # their names are AWS's own
+    return allow(["application-autoscaling:DeregisterScalableTarget"], [targets], _OF_SAGEMAKER)
+
+
+def _scale(names: Names) -> list[iam.PolicyStatement]:
+    """Registers an endpoint with Application Auto Scaling, which acts by its own service-linked role; the caller needs
+    what that does on SageMaker and CloudWatch too."""
+    return [
+        _deregister(),
+        allow(
+            ["application-autoscaling:PutScalingPolicy", "application-autoscaling:RegisterScalableTarget"],
+            [arn("application-autoscaling", "scalable-target/*")],
+            _OF_SAGEMAKER,
+        ),
+        allow(
+            ["sagemaker:DescribeEndpoint", "sagemaker:UpdateEndpointWeightsAndCapacities"],
+            names.endpoints,
+        ),
+        allow(["sagemaker:DescribeEndpointConfig"], [names.configs]),
+        allow(
+            ["cloudwatch:DeleteAlarms", "cloudwatch:DescribeAlarms", "cloudwatch:PutMetricAlarm"],
+            [arn("cloudwatch", f"alarm:TargetTracking-endpoint/{names.endpoint_name}*")],
+        ),
+        allow(
+            ["iam:CreateServiceLinkedRole"],
+            [f"arn:{Aws.PARTITION}:iam::{Aws.ACCOUNT_ID}:role/aws-service-role/*/{SCALING_ROLE}"],
+            {"StringEquals": {"iam:AWSServiceName": _SCALING}},
+        ),
+    ]
+
+
 def accept_endpoint(names: Names, buckets: Buckets) -> list[iam.PolicyStatement]:
     return [
         *endpoint_records(buckets),
@@ -255,6 +293,7 @@ def accept_endpoint(names: Names, buckets: Buckets) -> list[iam.PolicyStatement]
         allow(["sagemaker:DescribeEndpoint", "sagemaker:AddTags"], names.endpoints),
         allow(["sagemaker:DeleteModel"], [names.models]),
         allow(["sagemaker:DeleteEndpointConfig"], [names.configs]),
+        *_scale(names),
     ]
 
 
@@ -276,6 +315,7 @@ def end_all(names: Names) -> list[iam.PolicyStatement]:
         allow(["sagemaker:DescribeEndpoint", "sagemaker:DeleteEndpoint"], names.endpoints),
         allow(["sagemaker:DeleteEndpointConfig"], [names.configs]),
         allow(["sagemaker:DeleteModel"], [names.models]),
+        _deregister(),
         allow(["sagemaker:DeleteModelPackage", "sagemaker:ListModelPackages"], names.packages),
     ]
 

@@ -115,7 +115,13 @@ class Pipeline(Stack):
             "claim_endpoint": Handler(grants=permissions.claim_endpoint(self._names, buckets)),
             "accept_endpoint": Handler(
                 grants=permissions.accept_endpoint(self._names, buckets),
-                environment={"ENDPOINT_NAME": self.endpoint_name, "KEEP_PREVIOUS": str(settings.keep_previous)},
+                environment={
+                    "ENDPOINT_NAME": self.endpoint_name,
+                    "KEEP_PREVIOUS": str(settings.keep_previous),
+                    "ENDPOINT_INSTANCES": str(settings.endpoint_instances),
+                    "ENDPOINT_MAX_INSTANCES": str(settings.endpoint_max_instances or 0),
+                    "ENDPOINT_CONCURRENCY": str(settings.endpoint_concurrency),
+                },
             ),
             "write_report": Handler(grants=[*buckets.read(layout.RUNS), *buckets.write_runs()]),
             "explain_failure": Handler(
@@ -214,7 +220,7 @@ class Pipeline(Stack):
                 endpoint=EndpointInputs(
                     name=self.endpoint_name,
                     num_instances=settings.endpoint_instances,
-                    scales=False,
+                    scales=settings.endpoint_max_instances is not None,
                     update=settings.endpoint_update,
                     alarm_names=[alarm.alarm_name for alarm in self.rollback_alarms],
                 ),

@@ -90,7 +90,11 @@ class Settings:
     serving_instance_types: tuple[str, ...] = ()
     """Endpoint instances, best first; the planner ranks its catalogue when left out."""
     endpoint_instances: int = 1
-    """Instances of an endpoint, each of which bills."""
+    """Instances of an endpoint, each of which bills; the least where it scales."""
+    endpoint_max_instances: int | None = None
+    """The most that an endpoint scales to; left out, the number is fixed."""
+    endpoint_concurrency: int = 4
+    """Requests at once on one instance that scaling aims at."""
     endpoint_update: str = "all_at_once"
     """How traffic moves to a new model: `all_at_once`, `canary` (one instance first) or `rolling`. The last two need
     endpoint_instances=2; the first two bill twice the instances while an update lasts."""
@@ -227,6 +231,7 @@ class Settings:
             "noncurrent_version_days": (1, 3650, 30),
             "access_log_days": (1, 3650, 90),
             "endpoint_instances": (1, 100, 1),
+            "endpoint_concurrency": (1, 10_000, 4),
             "keep_previous": (0, 100, 1),
         }
         for name, (low, high, default) in limits.items():
@@ -234,6 +239,13 @@ class Settings:
                 self._refuse(name, f"must be from {low} to {high}", f"leave it out for {default}")
 
     def _check_update(self) -> None:
+        most = self.endpoint_max_instances
+        if most is not None and not self.endpoint_instances < most <= 1000:
+            self._refuse(
+                "endpoint_max_instances",
+                f"must be above endpoint_instances={self.endpoint_instances}, and at most 1000",
+                "leave it out for a fixed number",
+            )
         if self.endpoint_update not in requests.UPDATES:
             self._refuse("endpoint_update", f"must be one of {', '.join(requests.UPDATES)}", "leave it out")
         if self.endpoint_update != "all_at_once" and self.endpoint_instances < 2:

@@ -201,11 +201,12 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
 
 
 @contextmanager
-def deployed(root: Path) -> Iterator[Cloud]:
-    """An AWS with the app in it, a base model and the default dataset."""
+def deployed(root: Path, *settings: str) -> Iterator[Cloud]:
+    """An AWS with the app in it, a base model and the default dataset; `settings` are `name=value` of dev."""
+    chosen = [word for setting in settings for word in ("-c", f"heartbeat.dev.{setting}")]
     with start(root) as server:
         cdk(server, "bootstrap", "--output", str(root / "cdk.out"))
-        cdk(server, "deploy", "--all", "--require-approval", "never", "--output", str(root / "cdk.out"))
+        cdk(server, "deploy", "--all", "--require-approval", "never", "--output", str(root / "cdk.out"), *chosen)
         described = server.client("cloudformation").describe_stacks(StackName="HeartBeat-dev-Pipeline")["Stacks"][0]
         outputs = {item["OutputKey"]: item["OutputValue"] for item in described["Outputs"]}
         cloud = Cloud(server, outputs)

@@ -139,6 +139,7 @@ def test_a_log_group_gets_the_retention_that_was_set(days: int) -> None:
         ("endpoint_instances", 0, "must be from 1 to 100"),
         ("endpoint_update", "slowly", "must be one of all_at_once, canary, rolling"),
         ("endpoint_update", "canary", "set endpoint_instances to 2"),
+        ("endpoint_max_instances", 1, "must be above endpoint_instances=1"),
         ("keep_previous", -1, "must be from 0 to 100"),
         ("base_model", "a b", "must be a Hugging Face model id"),
         ("weight_format", "fp4", '="fp4" must be bf16 or nf4'),

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from heartbeat import requests
 
-_SERVICE = botocore.session.get_session().get_service_model("sagemaker")
+_SESSION = botocore.session.get_session()
+_SERVICE = _SESSION.get_service_model("sagemaker")
 _TAGS = requests.tags(environment="dev", run="a-run")
 _ROLE = "arn:aws:iam::123456789012:role/a-role"
 _KEY = "arn:aws:kms:us-east-1:123456789012:key/00000000-0000-0000-0000-000000000000"
@@ -131,6 +132,24 @@ def test_an_update_has_time_for_its_alarms_to_speak(update: str) -> None:
     assert 300 <= interval <= 3600
     assert interval + policy.get("TerminationWaitInSeconds", 0) + 7200 < policy["MaximumExecutionTimeoutInSeconds"]
     assert policy["MaximumExecutionTimeoutInSeconds"] <= 28_800
+
+
+@pytest.mark.parametrize(
+    ("operation", "body"),
+    [
+        ("RegisterScalableTarget", requests.scalable_target(endpoint="heartbeat-dev", least=1, most=4)),
+        ("PutScalingPolicy", requests.scaling_policy(endpoint="heartbeat-dev", concurrency=4)),
+        ("DeregisterScalableTarget", requests.scaled_variant("heartbeat-dev")),
+    ],
+)
+def test_scaling_bodies_are_valid(operation: str, body: dict[str, Any]) -> None:
+    service = _SESSION.get_service_model("application-autoscaling")
+    report = ParamValidator().validate(body, service.operation_model(operation).input_shape)
+    assert not report.has_errors(), report.generate_report()
+    assert body["ScalableDimension"] in service.shape_for("ScalableDimension").enum
+    for policy in [body["TargetTrackingScalingPolicyConfiguration"]] if "PolicyName" in body else []:
+        metric = policy["PredefinedMetricSpecification"]["PredefinedMetricType"]
+        assert metric in service.shape_for("MetricType").enum
 
 
 def test_an_unknown_instance_is_noticed() -> None:
