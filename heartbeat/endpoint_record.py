@@ -11,9 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-CLEAN_UP_LIMIT = timedelta(hours=1)
-"""After this the clean-up of an aborted execution is not waited for: three tries of 15 minutes and the pauses between
-them are over."""
+CLEAN_UP_LIMIT = timedelta(hours=12)
+"""The clean-up of an aborted execution has ended by then: it waits for an update to end, which may take 8 hours."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,13 +33,13 @@ UPDATES = ("all_at_once", "canary", "rolling")
 BAKING_SECONDS = 600
 """How long alarms are watched after traffic moved: several of their periods of a minute, with time to be called in."""
 BLUE_GREEN_SECONDS = 3 * 3600
-"""Limit of a blue/green update: download and start-up have 3,600 s each at the most, baking comes twice."""
+"""Limit of a blue/green update: download and start-up have 3,600 s each at the most, and baking may come twice."""
+ROLLING_SECONDS = 8 * 3600
+"""Limit of a rolling update, whose instances start one after the other: SageMaker's own."""
 SCALE_OUT_SECONDS = 900
 """No further instance is added for as long as one may take to download the base and start. Assumed, not measured."""
 SCALE_IN_SECONDS = 1800
 """None is taken away for twice that: it would have to come again."""
-ROLLING_SECONDS = 8 * 3600
-"""Limit of a rolling update, whose instances start one after the other: SageMaker's own."""
 
 
 def tags(*, environment: str, run: str, **more: str) -> list[Body]:
@@ -249,7 +249,7 @@ def create_endpoint(*, name: str, config: str, endpoint_tags: Sequence[Mapping[s
 def update_endpoint(*, name: str, config: str, deployment_config: Mapping[str, Any], retain_count: bool) -> Body:
     """UpdateEndpoint: the old model serves until the new one does, and again if it fails or an alarm goes off.
 
-    `retain_count` keeps the number of instances that automatic scaling has come to.
+    `retain_count` keeps the number of instances that automatic scaling has come to, and nothing else of the old one.
     """
     retained: Body = {
         "RetainAllVariantProperties": True,

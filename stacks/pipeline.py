@@ -16,6 +16,7 @@ from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from heartbeat import layout
+from heartbeat.endpoint_record import CLEAN_UP_LIMIT
 from stacks import permissions
 from stacks.bundling import stage_lambda
 from stacks.registry import Registry
@@ -286,7 +287,7 @@ class Pipeline(Stack):
             comment="Ends what an aborted or timed-out run left that bills",
             start=clean_up_graph(self, "CleanUpAborted", function=self.functions["clean_up"]),
             role=role,
-            timeout=Duration.hours(12),
+            timeout=Duration.hours(CLEAN_UP_LIMIT.total_seconds() / 3600),
         )
         events.Rule(
             self,

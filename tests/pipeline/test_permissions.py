@@ -35,6 +35,7 @@ AFTER_TRAINING = [
     ("ReadTrainingRole", "s3:GetObject"),
     ("TrainingRole", "s3:PutObject"),
     ("StateMachineRole", "sagemaker:CreateModelPackage"),
+    ("ClaimEndpointRole", "s3:PutObject"),
     ("StateMachineRole", "sagemaker:CreateEndpoint"),
     ("EndpointRole", "s3:GetObject"),
     ("AcceptanceCheckRole", "sagemaker:InvokeEndpoint"),
