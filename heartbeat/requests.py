@@ -291,6 +291,11 @@ def deployment(*, update: str, rollback: Mapping[str, Any] | str) -> Body:
     return {**policy, "AutoRollbackConfiguration": rollback}
 
 
+def instances_while_updating(update: str, num_instances: int) -> int:
+    """The most instances that bill, and need a quota, while an endpoint of so many is updated."""
+    return num_instances + 1 if update == "rolling" else 2 * num_instances
+
+
 def scaled_variant(endpoint: str) -> Body:
     """What Application Auto Scaling calls the number of an endpoint's instances."""
     return {

@@ -61,6 +61,7 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
             "instances": instances,
             "usd_per_hour": hourly,
             "usd_per_month": None if hourly is None else hourly * HOURS_PER_MONTH,
+            "instances_while_updating": requests.instances_while_updating(os.environ["ENDPOINT_UPDATE"], instances),
         },
     }
     aws.write_json(aws.run_of(event).plan, record)

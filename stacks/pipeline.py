@@ -99,6 +99,7 @@ class Pipeline(Stack):
                     "SERVING_INSTANCE_TYPES": ",".join(settings.serving_instance_types),
                     "VOLUME_SIZE_GIB": str(settings.volume_size_gib),
                     "ENDPOINT_INSTANCES": str(settings.endpoint_instances),
+                    "ENDPOINT_UPDATE": settings.endpoint_update,
                 },
             ),
             "ensure_base_weights": Handler(grants=buckets.read(layout.BASE_MODELS), environment=model),

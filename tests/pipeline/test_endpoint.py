@@ -69,6 +69,7 @@ def test_trains_passes_and_serves(cloud: Cloud, first: Outcome) -> None:
     endpoint_arn = cloud.wait_for_endpoint(endpoint)["EndpointArn"]
     price = {"Key": "heartbeat:usd_per_hour", "Value": f"{record['plan']['serving']['usd_per_hour']:.2f}"}
     assert price in cloud.client("sagemaker").list_tags(ResourceArn=endpoint_arn)["Tags"]
+    assert record["plan"]["endpoint"]["instances_while_updating"] == 2
     assert record["plan"]["endpoint"]["usd_per_month"] == record["plan"]["endpoint"]["usd_per_hour"] * 730
 
 

@@ -134,6 +134,10 @@ def test_an_update_has_time_for_its_alarms_to_speak(update: str) -> None:
     assert policy["MaximumExecutionTimeoutInSeconds"] <= 28_800
 
 
+def test_an_update_takes_more_instances() -> None:
+    assert [requests.instances_while_updating(update, 3) for update in requests.UPDATES] == [6, 6, 4]
+
+
 @pytest.mark.parametrize(
     ("operation", "body"),
     [
