@@ -24,7 +24,8 @@ import scaling
 _logger = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 720
-"""For all endpoints together, of the function's 15 minutes: SageMaker deletes none that it is making or changing."""
+"""For jobs and endpoints together, of the function's 15 minutes: a job that is stopped still writes for two, and
+SageMaker deletes no endpoint that it is making or changing."""
 POLL_SECONDS = 5
 RESOURCE_ID = "what-runs-left"
 
@@ -51,6 +52,11 @@ def _end_all() -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     for name in endpoints.names():
         _delete_endpoint(name, deadline)
+    # A bucket that is written to while it is emptied cannot be deleted.
+    while jobs := _names("list_training_jobs", "TrainingJobName", NameContains=stem, StatusEquals="Stopping"):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"training job {jobs[0]} is still stopping")
+        time.sleep(POLL_SECONDS)
     configs = _names("list_endpoint_configs", "EndpointConfigName", NameContains=stem)
     for name in dict.fromkeys([*configs, *_names("list_models", "ModelName", NameContains=stem)]):
         endpoints.delete_config(name)
