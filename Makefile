@@ -8,7 +8,7 @@ ENVIRONMENT ?= dev
 SOURCES := heartbeat stacks local_aws training_code serving lambda benchmarks tests tools app.py
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo demo-stop test lint format picture synth bootstrap deploy destroy clean distclean
+.PHONY: help environment demo demo-stop test test-vllm lint format picture synth bootstrap deploy destroy clean distclean
 
 help: ## This list
 	@echo "HeartBeat Engine"
@@ -29,6 +29,14 @@ demo-stop: ## End a demo that KEEP=1 left running
 
 test: lint ## Linter, types and tests
 	$(BIN)/python -m pytest -n 2
+
+test-vllm: .build/vllm/packages.txt ## The endpoint's settings and tool calls against vLLM's own code (downloads 0.3 GB, once)
+	HEARTBEAT_TEST_VLLM=1 $(BIN)/python -m pytest -n 0 tests/serving/test_vllm.py
+
+.build/vllm/packages.txt: tests/serving/vllm-packages.txt
+	@$(MAKE) --no-print-directory environment
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .build/vllm -r $<
+	@cp $< $@
 
 lint: environment ## Linter, format and types
 	$(BIN)/ruff check

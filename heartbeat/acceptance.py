@@ -43,8 +43,7 @@ def _probe(row: dict[str, Any]) -> Probe:
 
 def body(probe: Probe, model: str) -> dict[str, Any]:
     """The chat request of one probe; greedy, so that a difference is the adapter's."""
-    chat = requests.chat(model=model, messages=probe.messages, max_tokens=64)
-    return {**chat, "tools": list(probe.tools)} if probe.tools else chat
+    return requests.chat(model=model, messages=probe.messages, tools=probe.tools, max_tokens=64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +90,7 @@ def judge(answers: Sequence[Answer]) -> Acceptance:
     """Accepts when every answer can be read and the adapter changes at least one of them."""
     bad = [f"{answer.model}: {answer.problem}" for answer in answers if answer.problem]
     base = {answer.question: answer.text for answer in answers if answer.model == requests.BASE_NAME}
-    tuned = {answer.question: answer.text for answer in answers if answer.model == requests.TUNED_NAME}
+    tuned = {answer.question: answer.text for answer in answers if answer.model != requests.BASE_NAME}
     both = base.keys() & tuned.keys()
     changed = sum(base[question] != tuned[question] for question in both)
     if bad:

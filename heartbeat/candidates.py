@@ -14,7 +14,7 @@ from heartbeat.dataset import DatasetStats
 from heartbeat.durations import about
 from heartbeat.job import FineTuneJob
 from heartbeat.scout import ModelShape
-from heartbeat.timing import Timing
+from heartbeat.timing import Asking, Timing
 from heartbeat.workload import Workload
 
 MODES = ("resident", "sharded", "streamed")
@@ -45,6 +45,8 @@ class Candidate:
     """Of one GPU in a step, by part of the model."""
     step_bytes: Mapping[str, float]
     """The same: what it moves in its own memory, and what comes from other GPUs and from the host."""
+    asking: Asking | None
+    """Of base and tuned model for their answers; None where unknown, or nothing is asked."""
     seconds_per_step: float | None
     hours: float | None
     hours_low: float | None
@@ -153,6 +155,7 @@ def _candidate(request: Request, instance: Instance, mode: str) -> Candidate:
         step_seconds=time.step if time else {},
         step_flops=time.work.flops if time else {},
         step_bytes=time.work.bytes if time else {},
+        asking=time.asking if time else None,
         seconds_per_step=time.seconds_per_step if time else None,
         hours=hours,
         hours_low=time.low / 3600 if time else None,

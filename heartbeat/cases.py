@@ -75,6 +75,22 @@ def cases(rows: Sequence[Row], tools: Tools | None = None) -> list[Case]:
     return [case for number, row in enumerate(rows) for case in _cases(row, number, tools)]
 
 
+def route(row: Row) -> list[str]:
+    """Names of the tools that a sound row calls."""
+    return sorted({call["function"]["name"] for m in row["messages"] for call in conversation.tool_calls(m)})
+
+
+def chosen(rows: Sequence[Row], most: int) -> list[Row]:
+    """At most `most` of these sound rows, in order: of each route (the tools that a row calls) its share.
+
+    A systematic sample of the rows sorted by route, and within a route by what they say: the same rows whatever their
+    order in the file. A route that has one row in `most` of them is there.
+    """
+    order = sorted(range(len(rows)), key=lambda i: (route(rows[i]), conversation.fingerprint(rows[i])))
+    count = min(most, len(rows))
+    return [rows[i] for i in sorted(order[len(rows) * (2 * k + 1) // (2 * count)] for k in range(count))]
+
+
 def expected_text(case: Case) -> str:
     """What the expected turn says, as a model trained on it would write it."""
     pieces = chat.render([*case.prompt, case.expected], case.declared or None)

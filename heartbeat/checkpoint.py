@@ -8,6 +8,14 @@ from typing import Any
 ALWAYS_NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json")
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
+PACKS_MANIFEST = "nf4.json"
+EMBEDDING_FILE, HEAD_FILE = "embedding.safetensors", "head.safetensors"
+"""Of a quantised folder; the final norm is in the head's."""
+
+
+def layer_file(number: int) -> str:
+    """The name of a layer's file in a quantised folder."""
+    return f"layer-{number:03}.safetensors"
 
 
 def missing_files(names: Collection[str], index: Mapping[str, Any] | None) -> list[str]:
@@ -23,6 +31,20 @@ def missing_files(names: Collection[str], index: Mapping[str, Any] | None) -> li
     elif WEIGHTS not in names:
         missing.append(WEIGHTS)
     return missing
+
+
+def missing_packs(sizes: Mapping[str, int], manifest: Mapping[str, Any], num_layers: int) -> list[str]:
+    """What a folder that `training_code.quantize` makes lacks: files that are not there in the size that its manifest
+    (PACKS_MANIFEST as parsed) has, or that the manifest does not name yet. `sizes`: bytes by name."""
+    noted = manifest.get("files")
+    noted = noted if isinstance(noted, Mapping) else {}
+    needed = ["config.json", EMBEDDING_FILE, HEAD_FILE, *map(layer_file, range(num_layers))]
+
+    def is_there(name: str) -> bool:
+        record = noted.get(name)
+        return isinstance(record, Mapping) and name in sizes and record.get("bytes") == sizes[name]
+
+    return [name for name in dict.fromkeys([*needed, *noted]) if not is_there(name)]
 
 
 def _shards(index: Mapping[str, Any]) -> list[str]:

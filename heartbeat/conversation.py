@@ -24,11 +24,11 @@ from typing import Any, NoReturn
 
 Row = dict[str, Any]
 
-BYTES_PER_TOKEN = 3.67
+BYTES_PER_TOKEN = 3.49
 """UTF-8 bytes of text in one token, an estimate: measured on examples/stanley/stanley.jsonl with the tokenizer in
-PyPI's llama-models 0.3.0 (llama4/tokenizer.model), contents, tool calls and tool schemas together: 268,332 bytes
-in 73,109 tokens. By kind of text it runs from 2.9 (JSON of tool results) and 3.2 (answers, a third of them French)
-to 4.8 (the English system prompts); other languages and code will differ."""
+PyPI's llama-models 0.3.0 (llama4/tokenizer.model), contents, tool calls and tool schemas together: 1,060,842 bytes
+in 304,170 tokens. By kind of text it runs from 2.8 (JSON of tool results) and 3.3 (answers, two fifths of them French)
+to 4.3 (the English system prompts); other languages and code will differ."""
 TOKENS_PER_MESSAGE = 5
 """Around a message: Llama 4's header (two special tokens, the role, a line break) and its end of turn."""
 
@@ -93,9 +93,14 @@ def _value(text: str, decoder: json.JSONDecoder) -> Any:
     # Counting is quick, and most rows have fewer brackets than the levels that are allowed.
     if text.count("{") + text.count("[") > _DEEPEST and not _is_shallow(value, _DEEPEST):
         raise RowError("not_json", f"is nested over {_DEEPEST} levels deep; write one JSON object a line")
-    if _ESCAPED_SURROGATE.search(text) and _LONE_SURROGATE.search(json.dumps(value, ensure_ascii=False)):
+    if may_have_half_a_pair(text) and _LONE_SURROGATE.search(json.dumps(value, ensure_ascii=False)):
         raise RowError("encoding", "has half a surrogate pair (\\ud800-\\udfff); write the whole character")
     return value
+
+
+def may_have_half_a_pair(text: str) -> bool:
+    """Whether a JSON text has an escape of a surrogate, which may lack its other half."""
+    return bool(_ESCAPED_SURROGATE.search(text))
 
 
 def fingerprint(row: Mapping[str, Any]) -> bytes:
@@ -103,7 +108,7 @@ def fingerprint(row: Mapping[str, Any]) -> bytes:
     said: list[str] = []
     for message in row["messages"]:
         content, calls = message.get("content") or "", message.get("tool_calls")
-        told = _CANONICAL.encode([_call_said(call) for call in calls]) if calls else ""
+        told = CANONICAL.encode([_call_said(call) for call in calls]) if calls else ""
         # With the lengths before them no two conversations are written alike.
         said.append(f"{message['role']} {len(content)} {len(told)} {content}{told}")
     return hashlib.sha256("".join(said).encode()).digest()
@@ -112,14 +117,14 @@ def fingerprint(row: Mapping[str, Any]) -> bytes:
 def length(row: Mapping[str, Any]) -> Length:
     """Estimated length of a sound row: text by BYTES_PER_TOKEN, TOKENS_PER_MESSAGE around each message."""
     tools = row.get("tools")
-    size = len(_PLAIN.encode(tools).encode()) if tools else 0
+    size = len(PLAIN.encode(tools).encode()) if tools else 0
     supervised_size = supervised_turns = 0
     for message in row["messages"]:
         said = len((message.get("content") or "").encode())
         for call in message.get("tool_calls") or ():
             function = call["function"]
             given = function["arguments"]
-            text = given if isinstance(given, str) else _PLAIN.encode(given)
+            text = given if isinstance(given, str) else PLAIN.encode(given)
             said += len(function["name"]) + len(text.encode())
         size += said
         if message["role"] == "assistant" and is_supervised(message):
@@ -176,7 +181,8 @@ def _is_shallow(value: Any, levels: int) -> bool:
     return levels > 0 and all(_is_shallow(part, levels - 1) for part in parts)
 
 
-def _refuse_constant(name: str) -> NoReturn:
+def refuse_constant(name: str) -> NoReturn:
+    """For a decoder's `parse_constant`: NaN and Infinity are Python's, not JSON's."""
     raise ValueError(f"{name} is not a JSON number")
 
 
@@ -190,6 +196,6 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-_STRICT = json.JSONDecoder(object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
-_CANONICAL = json.JSONEncoder(sort_keys=True)
-_PLAIN = json.JSONEncoder(ensure_ascii=False)
+_STRICT = json.JSONDecoder(object_pairs_hook=_without_duplicates, parse_constant=refuse_constant)
+CANONICAL = json.JSONEncoder(sort_keys=True)
+PLAIN = json.JSONEncoder(ensure_ascii=False)

@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from typing import Any, Protocol
 
-from heartbeat import conversation
+from heartbeat import conversation, plain_rows
 from heartbeat.conversation import Length, Row
 from heartbeat.doubts import doubts, language
 from heartbeat.held_out import is_held_out_by
 from heartbeat.job import FineTuneJob
+from heartbeat.plain_rows import Facts
 from heartbeat.row_rules import Problem, Severity, problems
 from heartbeat.similar import NearRows, SeenRows
 
@@ -274,8 +275,7 @@ class _Checker:
         split: tuple[float, int],
     ) -> None:
         self._max_findings, self._max_length, self._near = max_findings, max_length, near
-        self._length = counter.length if counter else conversation.length
-        self._exact = counter is not None
+        self._counter = counter
         self._split = split
         self._findings: list[Finding] = []
         self._kept: Counter[Severity] = Counter()
@@ -297,14 +297,20 @@ class _Checker:
         if not text or text.isspace():
             return
         figures["rows"] += 1
-        row, found = _examine(text)
-        for problem in found:
-            self._find(number, problem)
-        if row is not None and (not found or _is_sound(found)):
-            self._count(number, row)
-            for problem in doubts(row, text):
+        plain = plain_rows.read(text)
+        if plain:
+            row, facts = plain
+        else:
+            examined, found = _examine(text)
+            for problem in found:
                 self._find(number, problem)
-            self._compare(number, row)
+            if examined is None or not _is_sound(found):
+                return
+            row, facts = examined, plain_rows.facts_of(examined)
+        self._count(number, row, facts)
+        for problem in doubts(row, text):
+            self._find(number, problem)
+        self._compare(number, row, facts.fingerprint)
 
     def compare(self, number: int, line: bytes) -> None:
         """A line of the held-out file: its own errors, and whether it was trained on."""
@@ -332,7 +338,7 @@ class _Checker:
         stats: dict[str, Any] = {
             **self._figures,
             "max_length": self._max_length,
-            "tokens_are_exact": self._exact,
+            "tokens_are_exact": self._counter is not None,
             "tools": dict(self._tools.most_common()),
             "sha256": self._digest.hexdigest(),
         }
@@ -380,16 +386,12 @@ class _Checker:
                 Finding(line=line, severity=severity, code=problem.code, message=problem.message, held_out=held_out)
             )
 
-    def _count(self, number: int, row: Row) -> None:
-        figures, messages = self._figures, row["messages"]
-        length = self._length(row)
-        called: list[str] = []
-        for message in messages:
-            if message["role"] == "assistant":
-                figures["assistant_turns"] += 1
-                if message.get("tool_calls"):
-                    called += [call["function"]["name"] for call in message["tool_calls"]]
-            figures["characters"] += len(message.get("content") or "")
+    def _count(self, number: int, row: Row, facts: Facts) -> None:
+        figures, messages, called = self._figures, row["messages"], facts.called
+        tokens, supervised_tokens = facts.tokens, facts.supervised_tokens
+        if self._counter is not None:
+            length = self._counter.length(row)
+            tokens, supervised_tokens = length.tokens, length.supervised_tokens
         for name in called:
             self._tools.note(name)
         for tool in row.get("tools") or ():
@@ -399,24 +401,25 @@ class _Checker:
             self._systems.note(messages[0]["content"])
         if figures["valid_rows"] < _LANGUAGE_ROWS:
             self._languages.note(language(row))
-        self._histogram[bisect_left(_EDGES, length.tokens)] += 1
+        self._histogram[bisect_left(_EDGES, tokens)] += 1
         figures["valid_rows"] += 1
         figures["turns"] += len(messages)
+        figures["assistant_turns"] += facts.assistant_turns
+        figures["characters"] += facts.characters
         figures["tool_rows"] += bool(called)
-        figures["tokens"] += length.tokens
-        figures["supervised_tokens"] += length.supervised_tokens
-        figures["longest_row_tokens"] = max(figures["longest_row_tokens"], length.tokens)
-        if length.tokens > self._max_length:
+        figures["tokens"] += tokens
+        figures["supervised_tokens"] += supervised_tokens
+        figures["longest_row_tokens"] = max(figures["longest_row_tokens"], tokens)
+        if tokens > self._max_length:
             figures["over_long_rows"] += 1
-            figures["over_long_tokens"] += length.tokens
+            figures["over_long_tokens"] += tokens
             message = (
-                f"is {'' if self._exact else 'about '}{length.tokens:,} tokens, over MAX_LENGTH={self._max_length}, "
+                f"is {'' if self._counter else 'about '}{tokens:,} tokens, over MAX_LENGTH={self._max_length}, "
                 "and would be left out; shorten it or raise MAX_LENGTH"
             )
             self._find(number, Problem(code="over_long", severity="warning", message=message))
 
-    def _compare(self, number: int, row: Row) -> None:
-        fingerprint = conversation.fingerprint(row)
+    def _compare(self, number: int, row: Row, fingerprint: bytes) -> None:
         held_out = is_held_out_by(fingerprint, *self._split)
         self._held_out += held_out
         same = self._seen.first(fingerprint, number)

@@ -21,6 +21,18 @@ _SECRETS: Mapping[bytes, tuple[str, re.Pattern[str]]] = {
     b"eyJ": ("a JSON web token", re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}")),
 }
 """What must be in the line's bytes -> what it then may be, and the form of it. Bytes are found at memory's speed."""
+_PIECES: Mapping[bytes, bytes] = {
+    b"AKIA": b"AKI",
+    b"PRIVATE KEY-----": b"EY-",
+    b"sk-": b"sk-",
+    b"ghp_": b"hp_",
+    b"github_pat_": b"ub_",
+    b"hf_": b"hf_",
+    b"eyJ": b"eyJ",
+}
+"""Three bytes of most of them. No byte is at two of the three places, so that with its place written for every byte one
+search finds them all, and little else."""
+_PLACES = bytes(next((piece.index(byte) + 1 for piece in _PIECES.values() if byte in piece), 0) for byte in range(256))
 _EMAIL = re.compile(r"\b[\w.+-]{1,64}@(?!(?:[\w-]+\.)*example\.)((?:[\w-]{1,63}\.)+[A-Za-z]{2,24})\b")
 """Addresses at example.com and its like (RFC 2606) are nobody's."""
 _REFUSAL = re.compile(
@@ -63,13 +75,22 @@ _READ_CHARACTERS = 200
 
 def doubts(row: Mapping[str, Any], line: bytes) -> Iterator[Problem]:
     """Warnings about a sound row; `line` is its text, in which a first look is quick."""
-    suspects = [entry for needle, entry in _SECRETS.items() if needle in line]
-    if suspects or b"@" in line:
-        yield from _leaks(row, suspects)
-    answer = next((m for m in reversed(row["messages"]) if is_supervised(m)), None)
+    suspected = suspects(line)
+    if suspected or b"@" in line:
+        yield from _leaks(row, suspected)
+    answer = row["messages"][-1]
+    if not is_supervised(answer):
+        answer = next((m for m in reversed(row["messages"]) if is_supervised(m)), None)
     if answer and answer.get("content") and _REFUSAL.match(_plain(answer["content"][:_BEGIN_CHARACTERS])):
         fix = "too many of these teach refusing; keep only those that are meant"
         yield _warning("refusal", f"answers with a refusal ({_begin(answer['content'])}); {fix}")
+
+
+def suspects(line: bytes) -> list[tuple[str, re.Pattern[str]]]:
+    """What a line may hold of secrets: what it then is, and the form of it."""
+    if b"\1\2\3" in line.translate(_PLACES) or b"xox" in line or b"AIza" in line:
+        return [entry for needle, entry in _SECRETS.items() if needle in line]
+    return []
 
 
 def language(row: Mapping[str, Any]) -> str:

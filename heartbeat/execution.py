@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from heartbeat import layout
+from heartbeat import container_settings, layout, requests
+from heartbeat.job import SettingError
 
 MAX_RUNTIME_SECONDS = 28_800
 """The 8-hour stop of the training job, in seconds."""
@@ -42,6 +43,8 @@ class RunRequest:
     """S3 URI of one JSONL file."""
     held_out_dataset: str | None = None
     """S3 URI of a JSONL file that the result is judged on; None holds part of the dataset out."""
+    base_model: str | None = None
+    """S3 prefix of the base weights; None is the app's own, which they are brought to."""
     instance_types: tuple[str, ...]
     """Training instances in order of preference."""
     hyperparameters: Mapping[str, str | int | float]
@@ -53,6 +56,8 @@ class RunRequest:
     use_spot: bool = False
     deploy: bool = True
     endpoint_name: str
+    adapter_name: str = requests.TUNED_NAME
+    """Name by which requests choose this run's adapter among those of the endpoint; it replaces an earlier one."""
     approve: bool = False
     """Wait for a person between the gate and the endpoint."""
     wait_for_endpoint: bool = True
@@ -79,6 +84,7 @@ class RunRequest:
         return cls(
             dataset=_dataset("dataset", dataset),
             held_out_dataset=None if held_out is None else _dataset("held_out_dataset", held_out),
+            base_model=_folder("base_model", values.get("base_model")),
             instance_types=_instances(values["instance_types"]),
             hyperparameters=_hyperparameters(values.get("hyperparameters") or {}),
             max_runtime_seconds=_seconds(values.get("max_runtime_seconds", MAX_RUNTIME_SECONDS)),
@@ -86,6 +92,7 @@ class RunRequest:
             use_spot=_boolean("use_spot", values.get("use_spot", False)),
             deploy=_boolean("deploy", values.get("deploy", True)),
             endpoint_name=_endpoint(values["endpoint_name"], defaults["endpoint_name"]),
+            adapter_name=_adapter(values.get("adapter_name", requests.TUNED_NAME)),
             approve=_boolean("approve", values.get("approve", False)),
             wait_for_endpoint=_boolean("wait_for_endpoint", values.get("wait_for_endpoint", True)),
         )
@@ -118,6 +125,18 @@ def _dataset(name: str, value: object) -> str:
     if not key or key.endswith("/"):
         raise InputError(f"{name}={value!r} names a folder; name one JSONL file in it")
     return value
+
+
+def _folder(name: str, value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise InputError(f"{name}={value!r} must be an S3 URI, s3://BUCKET/PREFIX/")
+    try:
+        bucket, key = layout.split_uri(value if value.endswith("/") else f"{value}/")
+    except ValueError as error:
+        raise InputError(f"{name}: {error}") from None
+    return layout.uri(bucket, key)
 
 
 def _instances(value: object) -> tuple[str, ...]:
@@ -176,3 +195,10 @@ def _endpoint(value: object, stem: str) -> str:
             " 63 letters, digits and single hyphens"
         )
     return value
+
+
+def _adapter(value: object) -> str:
+    try:
+        return container_settings.check_adapter_name("adapter_name", value)
+    except SettingError as error:
+        raise InputError(str(error)) from None

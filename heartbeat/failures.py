@@ -85,6 +85,10 @@ _STEP_NAMES: Mapping[str, Name] = {
     "Ensure image": Name.IMAGE_BUILD_FAILED,
     "Build image": Name.IMAGE_BUILD_FAILED,
     "Ensure base weights": Name.BASE_MODEL_UNAVAILABLE,
+    "Bring base weights": Name.BASE_MODEL_UNAVAILABLE,
+    "Plan weights": Name.BASE_MODEL_UNAVAILABLE,
+    "Bring weights": Name.BASE_MODEL_UNAVAILABLE,
+    "Read result": Name.BASE_MODEL_UNAVAILABLE,
     "Choose instance": Name.NO_CAPACITY,
     "Train": Name.TRAINING_FAILED,
     "Read training result": Name.TRAINING_FAILED,
@@ -102,8 +106,9 @@ _ADVICE: Mapping[Name, str] = {
     Name.PERMISSION_MISSING: "add the action to the role in stacks/permissions.py (or to the bucket's or key's policy,"
     " where the resource is not the app's) and deploy again.",
     Name.IMAGE_BUILD_FAILED: "read the CodeBuild log; after a fix in training_code/, deploy and start again.",
-    Name.BASE_MODEL_UNAVAILABLE: "copy the checkpoint there (`python -m heartbeat base-model upload FOLDER`) and"
-    " start again.",
+    Name.BASE_MODEL_UNAVAILABLE: "let them be brought by a Hugging Face token whose account has accepted the model's"
+    " licence (`python -m heartbeat base-model token`), upload a checkpoint (`python -m heartbeat base-model upload"
+    " FOLDER`), or point at one in S3 (base_model in the input); then start again: what is there stays.",
     Name.NO_CAPACITY: "try later, name other instance_types in the input (`python -m heartbeat plan` lists what fits),"
     " or ask for the quota in Service Quotas (Amazon SageMaker, '<instance> for training job usage').",
     Name.TRAINING_FAILED: "correct what the trainer names and start again; finished steps are in the checkpoints.",
@@ -155,6 +160,9 @@ def why_not(error: str, cause: str | None) -> str:
 
 def explain(*, step: str, error: str, cause: str | None, log: str | None = None) -> Failure:
     """The Failure of a step from Step Functions' Error and Cause."""
+    nested = read_cause(cause)
+    if "ExecutionArn" in nested and nested.get("Cause"):
+        return _of_nested(nested)
     said = _said(cause) or error
     denied = re.search(r"not authorized to perform:? ([a-z0-9-]+:[A-Za-z*]+)", said)
     if denied:
@@ -171,6 +179,14 @@ def explain(*, step: str, error: str, cause: str | None, log: str | None = None)
         elif not said.startswith(step):
             said = f"{step}: {said}"
     return Failure(error=name, what=said, advice=_ADVICE[name], log=log)
+
+
+def _of_nested(execution: Mapping[str, Any]) -> Failure:
+    """The Failure of a state machine that this one started, as that one has told it."""
+    name = Name(execution["Error"]) if execution.get("Error") in set(Name) else Name.BASE_MODEL_UNAVAILABLE
+    what, _, rest = str(execution["Cause"]).partition("\nWhat to do: ")
+    _, _, log = rest.partition("\nLog: ")
+    return Failure(error=name, what=what, advice=_ADVICE[name], log=log.partition("\n")[0] or None)
 
 
 def _said(cause: str | None) -> str:

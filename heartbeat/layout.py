@@ -19,7 +19,12 @@ _S3_URI = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(?P<key
 
 def base_model_prefix(model: str, weight_format: str = "bf16") -> str:
     """Prefix of a base model's checkpoint folder in the artifact bucket."""
-    return f"{BASE_MODELS}{model}/{weight_format}/"
+    return f"{base_model_root(model)}{weight_format}/"
+
+
+def base_model_root(model: str) -> str:
+    """Prefix of all that there is of a base model: a folder for each format, and the record of what was brought."""
+    return f"{BASE_MODELS}{model}/"
 
 
 def endpoint_record(name: str) -> str:
@@ -51,6 +56,14 @@ class Run:
     @property
     def metrics(self) -> str:
         return self.prefix + "metrics.json"
+
+    @property
+    def scores(self) -> str:
+        return self.prefix + "scores.json"
+
+    @property
+    def gate(self) -> str:
+        return self.prefix + "gate.json"
 
     @property
     def report(self) -> str:

@@ -34,15 +34,23 @@ METRICS: Mapping[str, Metric] = {
 }
 
 
-def format_line(**values: float) -> str:
+BRINGING: Mapping[str, Metric] = {
+    "gb_done": Metric(name="weights:gb_done", unit="GB", meaning="of the checkpoint that are in the bucket"),
+    "gb_total": Metric(name="weights:gb_total", unit="GB", meaning="of the checkpoint"),
+    "mb_per_second": Metric(name="weights:mb_per_second", unit="MB/s", meaning="mean speed of this job"),
+}
+"""Of the job that brings base weights."""
+
+
+def format_line(table: Mapping[str, Metric] = METRICS, /, **values: float) -> str:
     """The log line of these figures, in the table's order: `step=3 loss=1.234`.
 
-    Raises KeyError for a figure that METRICS does not know, so that no figure is written that nothing graphs.
+    Raises KeyError for a figure that the table does not know, so that no figure is written that nothing graphs.
     """
-    unknown = values.keys() - METRICS.keys()
+    unknown = values.keys() - table.keys()
     if unknown:
         raise KeyError(f"not in METRICS: {', '.join(sorted(unknown))}")
-    return " ".join(f"{key}={_text(values[key])}" for key in METRICS if key in values)
+    return " ".join(f"{key}={_text(values[key])}" for key in table if key in values)
 
 
 def parse_line(line: str) -> dict[str, float]:
@@ -56,9 +64,9 @@ def regex(key: str) -> str:
     return rf"(?:^|\s){key}=({_NUMBER})(?=\s|$)"
 
 
-def definitions() -> list[dict[str, str]]:
+def definitions(table: Mapping[str, Metric] = METRICS) -> list[dict[str, str]]:
     """MetricDefinitions of CreateTrainingJob (at most 40 are allowed)."""
-    return [{"Name": metric.name, "Regex": regex(key)} for key, metric in METRICS.items()]
+    return [{"Name": metric.name, "Regex": regex(key)} for key, metric in table.items()]
 
 
 def _text(value: float) -> str:

@@ -271,6 +271,11 @@ def _warnings(request: Request, candidates: Sequence[Candidate], use_spot: bool)
             f"about {work.heldout_rows} rows will be held out, and the quality gate needs {needed}: it would "
             "refuse the result; add rows or raise HELD_OUT_FRACTION"
         )
+    if not job.eval_generate_rows:
+        found.append(
+            "EVAL_GENERATE_ROWS=0 asks for no answers: the quality gate would refuse the result, unless its file says "
+            "loss_alone = true"
+        )
     if stats.over_long_rows:
         found.append(f"{stats.over_long_rows} of {stats.rows} rows are over MAX_LENGTH and are left out")
     elif stats.longest_row_tokens > job.max_length:

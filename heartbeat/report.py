@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import html
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from string import Template
 from typing import Any
 
-from heartbeat import charts, durations
+from heartbeat import charts, durations, report_scores
 
 PARTS = ("plan", "dataset", "metrics", "gate", "acceptance")
 """Names of the JSON files in a run's folder that the page is made of."""
@@ -20,6 +21,7 @@ PARTS = ("plan", "dataset", "metrics", "gate", "acceptance")
 _PAGE = Template((Path(__file__).parent / "report.html.template").read_text())
 
 Record = Mapping[str, Any]
+_LARGEST_LOSS = 20.0  # more than any vocabulary: guessing at random costs ln(202,048), 12.2
 
 
 def page(record: Record) -> str:
@@ -29,8 +31,8 @@ def page(record: Record) -> str:
     sections = [
         _failure(failure) if failure else "",
         _figures(record),
-        _learning(record.get("metrics")),
         _gate(record.get("gate")),
+        _learning(record.get("metrics")),
         _acceptance(record.get("acceptance")),
         _plan(record.get("plan")),
         _dataset(record.get("dataset")),
@@ -74,6 +76,8 @@ def _figures(record: Record) -> str:
     cards = []
     if base and tuned:
         cards.append(("held-out loss", f"{tuned:.2f}", f"base {base:.2f}, {_percent(tuned / base - 1)}"))
+        cards.append(("perplexity", _perplexity(tuned), f"base {_perplexity(base)}; e to the loss"))
+    cards += _routing(record.get("gate") or {})
     if metrics.get("steps_done"):
         early = " (stopped early)" if training.get("stopped_early") else ""
         cards.append(("steps", f"{metrics['steps_done']:g}", f"of {metrics.get('steps_planned', 0):g}{early}"))
@@ -92,6 +96,14 @@ def _figures(record: Record) -> str:
     return f'<div class="cards">{body}</div>' if cards else ""
 
 
+def _routing(gate: Record) -> list[tuple[str, str, str]]:
+    figures = gate.get("figures") or {}
+    base, tuned = figures.get("routing_base"), figures.get("routing_tuned")
+    if base is None or tuned is None:
+        return []
+    return [("routing", f"{100 * tuned:.0f}%", f"base {100 * base:.0f}%, right tools called")]
+
+
 def _learning(metrics: Record | None) -> str:
     curve = (metrics or {}).get("loss_curve") or []
     if len(curve) < 2:
@@ -106,10 +118,7 @@ def _learning(metrics: Record | None) -> str:
 
 
 def _gate(gate: Record | None) -> str:
-    if not gate:
-        return ""
-    verdict = "passed" if gate.get("passed") else "did not pass"
-    return _section(f"Quality gate: {verdict}", _list(gate.get("reasons") or []))
+    return "\n".join(_section(title, body) for title, body in report_scores.sections(gate)) if gate else ""
 
 
 def _acceptance(found: Record | None) -> str:
@@ -203,6 +212,11 @@ def _text(value: Any) -> str:
 
 def _number(value: float | None, form: str) -> str:
     return "unknown" if value is None else form.format(value)
+
+
+def _perplexity(loss: float) -> str:
+    """How many tokens are as likely as the right one, on average."""
+    return f"{math.exp(loss):,.1f}" if loss < _LARGEST_LOSS else "huge"
 
 
 def _percent(change: float) -> str:

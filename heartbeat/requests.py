@@ -11,16 +11,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from heartbeat import metrics
+from heartbeat.container_settings import BASE_NAME as BASE_NAME
 from heartbeat.memory import GIB
 
 Body = dict[str, Any]
 Number = int | str
 
-ADAPTER_CHANNEL = "adapter"
-ADAPTER_PATH = f"/opt/ml/additional-model-data-sources/{ADAPTER_CHANNEL}"
-BASE_MODEL_PATH = "/opt/ml/model"
 TUNED_NAME = "stanley"
-BASE_NAME = "base"
+"""The name of an adapter for which none was chosen."""
 VARIANT = "main"
 CHECKPOINT_PATH = "/opt/ml/checkpoints"
 
@@ -40,6 +38,9 @@ SCALE_OUT_SECONDS = 900
 """No further instance is added for as long as one may take to download the base and start. Assumed, not measured."""
 SCALE_IN_SECONDS = 1800
 """None is taken away for twice that: it would have to come again."""
+
+MAX_INSTANCE_POOLS = 5
+"""SageMaker's limit of a variant (CreateEndpointConfig, API reference)."""
 
 
 def tags(*, environment: str, run: str, **more: str) -> list[Body]:
@@ -121,6 +122,43 @@ def create_training_job(
     }
 
 
+def bring_weights_job(
+    *,
+    name: str,
+    image: str,
+    role_arn: str,
+    hyperparameters: Mapping[str, str] | str,
+    output_uri: str,
+    kms_key_arn: str,
+    instance_type: str,
+    volume_size: Number,
+    max_runtime_seconds: Number,
+    job_tags: Sequence[Mapping[str, str]],
+) -> Body:
+    """CreateTrainingJob of the training image's other program, which writes to S3 itself.
+
+    The one job with a network: it fetches from the hub. It has no input, and what SageMaker would upload is empty.
+    """
+    return {
+        "TrainingJobName": name,
+        "AlgorithmSpecification": {
+            "TrainingImage": image,
+            "TrainingInputMode": "File",
+            "ContainerEntrypoint": ["python", "-m", "training_code.bring_base"],
+            "EnableSageMakerMetricsTimeSeries": True,
+            "MetricDefinitions": metrics.definitions(metrics.BRINGING),
+        },
+        "RoleArn": role_arn,
+        "HyperParameters": hyperparameters,
+        "OutputDataConfig": {"S3OutputPath": output_uri, "KmsKeyId": kms_key_arn, "CompressionType": "NONE"},
+        "ResourceConfig": {"InstanceType": instance_type, "InstanceCount": 1, "VolumeSizeInGB": volume_size},
+        "StoppingCondition": {"MaxRuntimeInSeconds": max_runtime_seconds},
+        "EnableNetworkIsolation": False,
+        "RetryStrategy": {"MaximumRetryAttempts": 1},
+        "Tags": list(job_tags),
+    }
+
+
 def channel(name: str, uri: str) -> Body:
     """One of the job's inputs: `training`, `model`, and `heldout` for rows to judge by that are a file of their own."""
     return {
@@ -136,30 +174,17 @@ def channel(name: str, uri: str) -> Body:
     }
 
 
-def serving_environment(*, max_lora_rank: Number, max_model_len: Number, tensor_parallel: Number) -> dict[str, str]:
-    """Environment of the vLLM container: SM_VLLM_X_Y=v becomes vLLM's `--x-y v` (numbers as text)."""
-    return {
-        "SM_VLLM_MODEL": BASE_MODEL_PATH,
-        "SM_VLLM_SERVED_MODEL_NAME": BASE_NAME,
-        "SM_VLLM_ENABLE_LORA": "true",
-        "SM_VLLM_LORA_MODULES": f"{TUNED_NAME}={ADAPTER_PATH}",
-        "SM_VLLM_MAX_LORA_RANK": str(max_lora_rank),
-        "SM_VLLM_MAX_MODEL_LEN": str(max_model_len),
-        "SM_VLLM_TENSOR_PARALLEL_SIZE": str(tensor_parallel),
-        "SM_VLLM_ENABLE_AUTO_TOOL_CHOICE": "true",
-        "SM_VLLM_TOOL_CALL_PARSER": "llama4_pythonic",
-        # The trainer leaves it beside the adapter: the base's own template words the tools otherwise.
-        "SM_VLLM_CHAT_TEMPLATE": f"{ADAPTER_PATH}/chat_template.jinja",
-    }
-
-
-def container(*, image: str, base_model_uri: str, adapter_uri: str, environment: Mapping[str, str] | str) -> Body:
-    """ContainerDefinition: the base uncompressed at /opt/ml/model, the adapter beside it."""
+def container(
+    *, image: str, base_model_uri: str, adapter_uris: Mapping[str, str], environment: Mapping[str, str]
+) -> Body:
+    """ContainerDefinition: the base uncompressed at /opt/ml/model, each adapter in a channel of its name."""
     return {
         "Image": image,
         "ModelDataSource": {"S3DataSource": _model_source(base_model_uri)},
-        "AdditionalModelDataSources": [{"ChannelName": ADAPTER_CHANNEL, "S3DataSource": _model_source(adapter_uri)}],
-        "Environment": environment,
+        "AdditionalModelDataSources": [
+            {"ChannelName": name, "S3DataSource": _model_source(uri)} for name, uri in adapter_uris.items()
+        ],
+        "Environment": dict(environment),
     }
 
 
@@ -198,17 +223,26 @@ def create_model(
     *,
     name: str,
     role_arn: str,
-    primary_container: Mapping[str, Any],
+    primary_container: Mapping[str, Any] | str,
     model_tags: Sequence[Mapping[str, str]],
+    internet: bool = False,
 ) -> Body:
-    """CreateModel without network access from the container."""
+    """CreateModel. Without `internet` the container has no network at all; SageMaker brings model data and requests."""
     return {
         "ModelName": name,
         "ExecutionRoleArn": role_arn,
-        "PrimaryContainer": dict(primary_container),
-        "EnableNetworkIsolation": True,
+        "PrimaryContainer": primary_container,
+        "EnableNetworkIsolation": not internet,
         "Tags": list(model_tags),
     }
+
+
+def instance_pools(instance_types: Sequence[str]) -> list[Body]:
+    """InstancePools, best first: where SageMaker has no capacity for one it tries the next. The first few of many."""
+    return [
+        {"InstanceType": name, "Priority": priority}
+        for priority, name in enumerate(instance_types[:MAX_INSTANCE_POOLS], start=1)
+    ]
 
 
 def create_endpoint_config(
@@ -218,8 +252,11 @@ def create_endpoint_config(
     instance_type: str,
     config_tags: Sequence[Mapping[str, str]],
     num_instances: Number = 1,
+    pools: Sequence[Mapping[str, Any]] | str | None = None,
 ) -> Body:
     """CreateEndpointConfig with the longest start-up and download times that SageMaker allows (3,600 s).
+
+    `pools`, in place of `instance_type`, are the instances that it may fall back on: see `instance_pools`.
 
     No KmsKeyId: every instance that holds Scout has local NVMe disks, which encrypt in hardware, and
     SageMaker refuses a key for those.
@@ -230,7 +267,7 @@ def create_endpoint_config(
             {
                 "VariantName": VARIANT,
                 "ModelName": model,
-                "InstanceType": instance_type,
+                **({"InstancePools": pools} if pools else {"InstanceType": instance_type}),
                 "InitialInstanceCount": num_instances,
                 "InitialVariantWeight": 1,
                 "ModelDataDownloadTimeoutInSeconds": 3600,
@@ -331,11 +368,19 @@ def scaling_policy(*, endpoint: str, concurrency: float) -> Body:
     }
 
 
-def chat(*, model: str, messages: Sequence[Mapping[str, Any]], max_tokens: int = 256, temperature: float = 0.0) -> Body:
-    """OpenAI-style chat body of InvokeEndpoint. `model` is TUNED_NAME (adapter on) or BASE_NAME."""
-    return {
+def chat(
+    *,
+    model: str,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] = (),
+    max_tokens: int = 256,
+    temperature: float = 0.0,
+) -> Body:
+    """OpenAI-style chat body of InvokeEndpoint. `model` is an adapter's name, or BASE_NAME for none."""
+    body = {
         "model": model,
         "messages": [dict(message) for message in messages],
         "max_tokens": max_tokens,
         "temperature": temperature,
     }
+    return {**body, "tools": [dict(tool) for tool in tools]} if tools else body

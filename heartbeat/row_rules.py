@@ -51,7 +51,7 @@ def problems(row: Mapping[str, Any]) -> Iterator[Problem]:
     if not isinstance(messages, list) or not messages:
         yield _error("no_messages", _without_messages(row, messages))
         return
-    declared = yield from _declared_tools(row.get("tools"))
+    declared = yield from declared_tools(row.get("tools"))
     sound = True
     for i, message in enumerate(messages):
         if _is_plain(message):
@@ -168,7 +168,7 @@ def _servable(at: str, message: Mapping[str, Any], calls: Sequence[tuple[str, Ma
         yield _warning("unservable_call", f"{at} cannot be read back by the endpoint: {problem}")
 
 
-def _declared_tools(tools: Any) -> Generator[Problem, None, _Declared]:
+def declared_tools(tools: Any) -> Generator[Problem, None, _Declared]:
     """Yields what is wrong with `tools`; returns its parameters by name, None where the row does not say."""
     if tools is None:
         return None

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple, get_args
 
 from heartbeat.gate import Verdict
 from heartbeat.scores import GENERAL
@@ -17,8 +17,12 @@ from heartbeat.toml_settings import SettingsFile
 from heartbeat.turn_rules import METRICS
 
 FILE = Path(__file__).with_name("gate.toml")
-_MISSED = "is below"
+_LOSS_ALONE = "loss_alone"
 _UNTOLD = "not enough rows"
+_PARTS = ("value", "low", "high")
+
+Outcome = Literal["met", "too few rows", "missed"]
+"""Of a bound, from the best to the worst."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,59 +37,117 @@ class Bound:
 Bounds = Mapping[str, Bound]
 
 
-def load(path: Path = FILE) -> Bounds:
-    """The bounds in a file, by metric. Raises SettingError that names the file, the setting and the fix."""
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """A gate file: the bounds by metric, and whether a run that asks for no answers may pass by its loss alone."""
+
+    bounds: Bounds
+    loss_alone: bool = False
+
+
+class Finding(NamedTuple):
+    """One side of a bound, held against the scores."""
+
+    outcome: Outcome
+    fails: bool
+    reason: str
+
+
+def load(path: Path = FILE) -> Rules:
+    """The rules in a file. Raises SettingError that names the file, the setting and the fix."""
     return read(path.read_text(encoding="utf-8"), path.name)
 
 
-def read(text: str, name: str = FILE.name) -> Bounds:
+def read(text: str, name: str = FILE.name) -> Rules:
     """The same of a file's text; `name` is what messages call it."""
     file = SettingsFile(name, text)
-    file.check(file.table, (*METRICS, GENERAL))
-    found = {metric: _bound(file, metric, table) for metric, table in file.tables().items()}
+    file.check(file.table, (_LOSS_ALONE, *METRICS, GENERAL))
+    loss_alone = file.table.get(_LOSS_ALONE, False)
+    if not isinstance(loss_alone, bool):
+        raise file.error(_LOSS_ALONE, loss_alone, "write true or false")
+    found = {metric: _bound(file, metric, table) for metric, table in file.tables(besides=(_LOSS_ALONE,)).items()}
     if not any(bound.required for bound in found.values()):
         raise file.error("required", False, "leave one metric required: a gate that demands nothing passes anything")
-    return found
+    return Rules(bounds=found, loss_alone=loss_alone)
 
 
-def verdict(scores: Mapping[str, Any], bounds: Bounds | None = None) -> Verdict:
-    """Judges Scores.to_dict(), by the default bounds where none are given.
+def verdict(scores: Mapping[str, Any], rules: Rules | None = None) -> Verdict:
+    """Judges Scores.to_dict() (or scores.unscored), by the default rules where none are given.
 
     Never raises for scores of another form: what is missing or no number fails, with a reason. The reasons of a
     failed verdict are what failed it; of a passed one, what passed and what could not be told.
     """
-    metrics = scores.get("metrics")
-    metrics = metrics if isinstance(metrics, Mapping) else {}
+    rules = rules or load()
+    if "unscored" in scores:
+        return _unscored(scores, rules)
     failures: list[str] = []
     notes: list[str] = []
     figures: dict[str, float | None] = {}
-    for name, bound in (load() if bounds is None else bounds).items():
-        metric = metrics.get(name)
-        metric = metric if isinstance(metric, Mapping) else {}
-        for fails, reason in _judged(name, metric, bound):
-            (failures if fails else notes).append(reason)
+    for name, bound in rules.bounds.items():
+        metric = _metric(scores, name)
+        for finding in _judged(name, metric, bound):
+            (failures if finding.fails else notes).append(finding.reason)
         for part in ("base", "tuned", "difference"):
             estimate = _estimate(metric, part)
             figures[f"{name}_{part}"] = estimate[0] if estimate else None
     return Verdict(passed=not failures, reasons=tuple(failures or notes), figures=figures)
 
 
-def _judged(name: str, metric: Mapping[str, Any], bound: Bound) -> Iterator[tuple[bool, str]]:
-    """Whether it fails the verdict and why, for each of the bound's sides."""
+def table(scores: Mapping[str, Any], rules: Rules | None = None) -> list[dict[str, Any]]:
+    """One row for each metric that is judged: figures, bounds, and the worse of their outcomes. As JSON holds it."""
+    if "unscored" in scores:
+        return []
+    rows = []
+    for name, bound in (rules or load()).bounds.items():
+        metric, worst = _metric(scores, name), -1
+        for finding in _judged(name, metric, bound):
+            worst = max(worst, get_args(Outcome).index(finding.outcome))
+        estimates = {part: _estimate(metric, part) for part in ("base", "tuned", "difference")}
+        rows.append(
+            {
+                "metric": name,
+                "turns": metric.get("turns"),
+                "conversations": metric.get("conversations"),
+                **{part: dict(zip(_PARTS, found, strict=True)) if found else None for part, found in estimates.items()},
+                **asdict(bound),
+                "outcome": get_args(Outcome)[worst],
+            }
+        )
+    return rows
+
+
+def _unscored(scores: Mapping[str, Any], rules: Rules) -> Verdict:
+    why = str(scores["unscored"])
+    if scores.get("turned_off") is not True:
+        return Verdict(passed=False, reasons=(f"no answers were scored: {why}",))
+    if rules.loss_alone:
+        return Verdict(passed=True, reasons=(f"judged by the held-out loss alone, as the gate file allows: {why}",))
+    fix = f"set EVAL_GENERATE_ROWS above 0, or {_LOSS_ALONE} = true in the gate file to judge by the loss alone"
+    return Verdict(passed=False, reasons=(f"no answers were scored: {why}; {fix}",))
+
+
+def _metric(scores: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    metrics = scores.get("metrics")
+    metric = metrics.get(name) if isinstance(metrics, Mapping) else None
+    return metric if isinstance(metric, Mapping) else {}
+
+
+def _judged(name: str, metric: Mapping[str, Any], bound: Bound) -> Iterator[Finding]:
+    """Each of the bound's sides."""
     turns = metric.get("turns")
     if not isinstance(turns, int) or isinstance(turns, bool) or turns < 0:
-        yield True, f"{name} is missing from the scores"
+        yield Finding("missed", True, f"{name} is missing from the scores")
         return
     if turns == 0:
         fix = "the general probe set was not asked" if name == GENERAL else "no held-out row tests it; add rows that do"
-        yield bound.required, f"{name}: {_UNTOLD} ({fix})"
+        yield Finding("too few rows", bound.required, f"{name}: {_UNTOLD} ({fix})")
         return
     for part, what, least in (("tuned", name, bound.at_least), ("difference", f"{name} against base", bound.min_gain)):
         if least is None:
             continue
         estimate = _estimate(metric, part)
         if estimate is None:
-            yield True, f"{what} is no number in the scores"
+            yield Finding("missed", True, f"{what} is no number in the scores")
             continue
         value, low, high = estimate
         sign = "+" if part == "difference" else ""
@@ -94,19 +156,20 @@ def _judged(name: str, metric: Mapping[str, Any], bound: Bound) -> Iterator[tupl
             f"{metric.get('conversations')} conversations)"
         )
         if low >= least:
-            yield False, f"{what} {shown}, needs {least:g}"
+            yield Finding("met", False, f"{what} {shown}, needs {least:g}")
         elif high < least:
-            yield True, f"{what} {shown} {_MISSED} {least:g}"
+            yield Finding("missed", True, f"{what} {shown} is below {least:g}")
         else:
             fix = "add held-out rows, or lower the bound"
-            yield bound.required, f"{what} {shown}: {_UNTOLD} to tell it from the {least:g} that it needs; {fix}"
+            untold = f"{what} {shown}: {_UNTOLD} to tell it from the {least:g} that it needs; {fix}"
+            yield Finding("too few rows", bound.required, untold)
 
 
 def _estimate(metric: Mapping[str, Any], part: str) -> tuple[float, float, float] | None:
     found = metric.get(part)
     if not isinstance(found, Mapping):
         return None
-    numbers = [found.get(name) for name in ("value", "low", "high")]
+    numbers = [found.get(name) for name in _PARTS]
     if any(isinstance(one, bool) or not isinstance(one, int | float) or not math.isfinite(one) for one in numbers):
         return None
     value, low, high = (float(one) for one in numbers if one is not None)

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from heartbeat.cases import Case, expected_text
+from heartbeat.doubts import language_of
 from heartbeat.persona import Persona
 from heartbeat.tool_calls import write_calls
-from heartbeat.turn_rules import METRICS, TurnRules, TurnScore
+from heartbeat.turn_rules import METRICS, NO_TOOL, TurnRules, TurnScore
 
 GENERAL = "general"
 """The metric of the general probe set, whose rows are not the dataset's."""
@@ -21,6 +22,7 @@ RESAMPLES = 1000
 _TAIL = 0.025
 MAX_FAILURES = 20
 _SHOWN_CHARACTERS = 1500
+_MANY_QUESTIONS = 3
 
 _IMAGINED = ((1, 1), (1, 0), (0, 1), (0, 0))
 """Conversations, right in (base, tuned), that a sample is given for its interval.
@@ -49,6 +51,13 @@ class Metric:
     base: Estimate | None
     tuned: Estimate | None
     difference: Estimate | None
+
+
+Strata = Mapping[str, Mapping[str, Mapping[str, Sequence[int]]]]
+"""What turns are told apart by -> which of them -> metric -> [turns, right by the base, right by the tuned model]."""
+
+AFTER_RESULTS = "(answer after results)"
+"""The stratum of such turns among the routes."""
 
 
 class Probe(NamedTuple):
@@ -83,6 +92,8 @@ class Scores:
     metrics: Mapping[str, Metric]
     confusion: Mapping[str, Mapping[str, Mapping[str, int]]]
     """"base" and "tuned" -> the row's route -> the route taken -> turns. The diagonal is what is right."""
+    strata: Strata
+    """By route, by language of the user, and by how many questions there were."""
     failures: Sequence[Failure]
     """Of the tuned model, at most the number asked for, every failed metric among them."""
     failed_rows: int
@@ -91,6 +102,11 @@ class Scores:
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
         return asdict(self)
+
+
+def unscored(why: str, *, turned_off: bool = False) -> dict[str, Any]:
+    """In place of Scores.to_dict() where there are no answers to score: why not, and whether that was asked for."""
+    return {"unscored": why, "turned_off": turned_off}
 
 
 class _Tally(NamedTuple):
@@ -131,6 +147,7 @@ def measure(
     return Scores(
         metrics=metrics,
         confusion={"base": _confusion(base_scores), "tuned": _confusion(tuned_scores)},
+        strata=_strata(cases, base_scores, tuned_scores),
         failures=[
             _failure(cases[i], tuned_scores[i], base[i], tuned[i]) for i in _shown(failed, tuned_scores, max_failures)
         ],
@@ -191,6 +208,29 @@ def _confusion(scores: Iterable[TurnScore]) -> dict[str, dict[str, int]]:
     for (expected, route), count in sorted(counts.items()):
         found.setdefault(expected, {})[route] = count
     return found
+
+
+def _strata(cases: Sequence[Case], base: Sequence[TurnScore], tuned: Sequence[TurnScore]) -> Strata:
+    found: dict[str, dict[str, dict[str, list[int]]]] = {}
+    for case, base_score, tuned_score in zip(cases, base, tuned, strict=True):
+        for kind, stratum in _strata_of(case).items():
+            counts = found.setdefault(kind, {}).setdefault(stratum, {})
+            for name, problem in tuned_score.problems.items():
+                count = counts.setdefault(name, [0, 0, 0])
+                right = (1, base_score.problems[name] is None, problem is None)
+                counts[name] = [old + int(new) for old, new in zip(count, right, strict=True)]
+    return {kind: dict(sorted(strata.items())) for kind, strata in found.items()}
+
+
+def _strata_of(case: Case) -> dict[str, str]:
+    asked = [message.get("content") or "" for message in case.prompt if message["role"] == "user"]
+    called = " + ".join(sorted({call.name for call in case.accepted[0]})) if case.accepted else NO_TOOL
+    told = (found for text in reversed(asked) if (found := language_of(text)) != "unknown")
+    return {
+        "route": AFTER_RESULTS if case.is_answer and case.follows_results else called,
+        "language": next(told, "unknown"),
+        "questions so far": str(len(asked)) if len(asked) < _MANY_QUESTIONS else f"{_MANY_QUESTIONS} or more",
+    }
 
 
 def _shown(failed: Sequence[int], scores: Sequence[TurnScore], limit: int) -> list[int]:

@@ -25,6 +25,8 @@ WEIGHT_BYTES: Mapping[str, float] = {
 }
 """Bytes a parameter of the parts that are quantised; the others are bf16 in every format."""
 QUANTISED_PARTS = ("attention", "shared_experts", "routed_experts", "dense_ffn")
+FP8_PARTS = QUANTISED_PARTS[1:]
+"""An FP8 checkpoint leaves attention as it is (training_code/fp8.py has the source)."""
 
 
 class UnsupportedModelError(ValueError):
@@ -180,9 +182,10 @@ class ModelShape:
 
     def bytes_by_part(self, weight_format: str = "bf16") -> dict[str, int]:
         """Bytes of the weights by part, in one of WEIGHT_BYTES."""
-        quantised = WEIGHT_BYTES[weight_format]
+        bytes_of_quantised = WEIGHT_BYTES[weight_format]
+        quantised = FP8_PARTS if weight_format == "fp8" else QUANTISED_PARTS
         return {
-            part: round(count * (quantised if part in QUANTISED_PARTS else 2.0))
+            part: round(count * (bytes_of_quantised if part in quantised else 2.0))
             for part, count in self.parameters.items()
         }
 

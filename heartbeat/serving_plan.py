@@ -27,6 +27,8 @@ class ServingPlan:
     """The endpoint's instance, or why there is none. None is unknown, or, with a refusal, not to be had."""
 
     instance_type: str | None
+    fallbacks: Sequence[str]
+    """Of the instances asked for, those that can take its place where it cannot be had: as many GPUs to split over."""
     tensor_parallel: int
     """GPUs that the weights are split over."""
     weight_format: str
@@ -85,10 +87,13 @@ def plan_serving(
     else:
         wanted = sorted(catalog, key=lambda i: math.inf if i.usd_per_hour is None else i.usd_per_hour)
     rejected: dict[str, str] = {}
-    for instance in wanted:
+    for number, instance in enumerate(wanted, start=1):
         plan = _on(instance, asked, weight_format)
         if plan.refusal is None:
-            return replace(plan, rejected=rejected)
+            # Nobody gets a dearer instance than the cheapest without having asked for it.
+            rest = [_on(other, asked, weight_format) for other in wanted[number:]] if instance_types else []
+            alike = [p.instance_type for p in rest if not p.refusal and p.tensor_parallel == plan.tensor_parallel]
+            return replace(plan, rejected=rejected, fallbacks=[name for name in alike if name])
         rejected[instance.instance_type] = plan.refusal
     last = _on(wanted[-1], asked, weight_format)
     reasons = "; ".join(f"{name} {why}" for name, why in rejected.items())
@@ -140,6 +145,7 @@ def _on(instance: Instance, asked: _Ask, weight_format: str) -> ServingPlan:
     price = instance.usd_per_hour
     return ServingPlan(
         instance_type=instance.instance_type,
+        fallbacks=(),
         tensor_parallel=split,
         weight_format=weight_format,
         usd_per_hour=price,

@@ -79,3 +79,28 @@ def count(
         host_bytes=boundaries + (packs if mode == "streamed" else 0.0),
         launches=float(PASSES * micro_batches * shape.num_layers),
     )
+
+
+def walk(shape: ModelShape, job: FineTuneJob, *, mode: str, num_gpus: int, rows: int, tokens_kept: float) -> StepWork:
+    """The work of one GPU while one more token is said to each of `rows` prompts: one walk through all layers.
+
+    Weight traffic, above all: every layer is brought and dequantised, and every matrix read, for however few tokens.
+    `tokens_kept`: of each prompt and its answer so far, whose keys and values attention reads.
+    """
+    per_token = shape.training_flops_per_token(
+        context=2 * tokens_kept, lora_parameters=shape.lora_parameters(job.lora_r, job.lora_targets, active=True)
+    )
+    parts = shape.parameters
+    matrices = sum(parts[part] for part in ("attention", "shared_experts", "routed_experts", "dense_ffn"))
+    packs = shape.layer_packs_bytes
+    return StepWork(
+        flops={name: value * rows / PASSES for name, value in per_token.items()},
+        memory_bytes={
+            "weights": 2.0 * matrices + shape.head_bytes,
+            "dequantising": matrices * 2.0 + packs,
+            "keys_and_values": rows * tokens_kept * shape.kv_cache_bytes_per_token,
+        },
+        link_bytes=packs * (num_gpus - 1) / num_gpus if mode == "sharded" else 0.0,
+        host_bytes=float(packs) if mode == "streamed" else 0.0,
+        launches=float(shape.num_layers),
+    )

@@ -6,11 +6,12 @@ high end of the range adds them up.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from heartbeat import step_work
-from heartbeat.calibration import Calibration, Confidence
+from heartbeat import asking, memory, step_work
+from heartbeat.calibration import Calibration, Confidence, Rates
 from heartbeat.catalog import Instance
 from heartbeat.job import FineTuneJob
 from heartbeat.memory import Layout
@@ -34,8 +35,25 @@ DOWNLOAD_GB_PER_SECOND = 1.0
 """Base weights from S3. Unverified."""
 PREPARE_GB_PER_SECOND = 1.0
 """Reading, quantising and placing them. Unverified."""
+ENDS_EARLY = 0.3
+"""Of the walks that answers of the longest kind take, those that they take at best. Unverified."""
 UPLOAD_SECONDS = 60.0
 """The adapter, the results and the end of the job. Unverified."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """What it takes to ask base and tuned model for their answers, if all are as long as may be."""
+
+    prompts: int
+    """Of each of the two."""
+    rows_together: int
+    """On each GPU."""
+    walks: int
+    """Through all layers, each of which says one token of every answer in a batch; of both models together."""
+    seconds_per_walk: float
+    seconds: float
+    """The walks, and reading the prompts twice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +67,8 @@ class Timing:
     run: Mapping[str, float]
     """Of the run, term by term; the sum is what is paid for."""
     seconds_per_step: float
+    asking: Asking | None
+    """None where nothing is asked."""
     low: float
     high: float
     confidence: Confidence
@@ -103,11 +123,18 @@ def estimate(
     launches = 0.0 if tokens_per_second is not None else todo.launches * LAUNCH_SECONDS
     step = max(arithmetic, movement, launches)
 
-    # Forward only: a third of the arithmetic, and half of the movement.
-    one_evaluation = 0.0
-    if work.heldout_rows:
-        heldout = replace(work, step_rows=work.heldout_rows)
-        one_evaluation = max(step_seconds(heldout)[0] / 3, step_seconds(heldout)[1] / 2)
+    def forward_seconds(rows: int) -> float:
+        """Forward only: a third of the arithmetic, and half of the movement."""
+        of_rows = step_seconds(replace(work, step_rows=rows))
+        return max(of_rows[0] / 3, of_rows[1] / 2)
+
+    one_evaluation = forward_seconds(work.heldout_rows) if work.heldout_rows else 0.0
+    asked = None
+    if work.prompts:
+        # Without rates a walk is taken to cost what a forward pass of one micro-batch does.
+        one_pass = step / (step_work.PASSES * work.micro_batches_per_gpu(instance.num_gpus))
+        reading = 2 * forward_seconds(work.prompts)
+        asked = _ask(shape, job, work, instance, mode, rates, layout=layout, reading=reading, one_pass=one_pass)
     num_evaluations = 2 + (job.max_steps - 1) // job.eval_every_steps
     weights_gb = shape.bytes_bf16 / 1e9
     run = {
@@ -116,11 +143,12 @@ def estimate(
         "prepare_weights": weights_gb / PREPARE_GB_PER_SECOND,
         "evaluation": num_evaluations * one_evaluation,
         "training": job.max_steps * step,
+        "answers": asked.seconds if asked else 0.0,
         "upload": UPLOAD_SECONDS,
     }
     least, most = RANGES[confidence]
     steps = run["training"] + run["evaluation"]
-    rest = sum(run.values()) - steps
+    rest = sum(run.values()) - steps - run["answers"]
     # At worst nothing overlaps, and everything outside the steps takes half as long again.
     unhidden = (arithmetic * most + movement * 1.5 + launches) / step
     return Timing(
@@ -128,8 +156,46 @@ def estimate(
         work=todo,
         run=run,
         seconds_per_step=step,
-        low=rest * 0.7 + steps * least,
-        high=rest * 1.5 + steps * max(unhidden, 1.0),
+        asking=asked,
+        low=rest * 0.7 + (steps + run["answers"] * ENDS_EARLY) * least,
+        high=rest * 1.5 + (steps + run["answers"]) * max(unhidden, 1.0),
         confidence=confidence,
         sources=sources,
+    )
+
+
+def _ask(
+    shape: ModelShape,
+    job: FineTuneJob,
+    work: Workload,
+    instance: Instance,
+    mode: str,
+    rates: Rates | None,
+    *,
+    layout: Layout,
+    reading: float,
+    one_pass: float,
+) -> Asking:
+    """As the trainer asks (training_code/answers.py): every prompt as long as a mean row, every answer to its end."""
+    gpus = instance.num_gpus
+    mine = math.ceil(work.prompts / gpus)
+    needed = sum(memory.gpu_terms(shape, job, work, mode=mode, num_gpus=gpus, layout=layout).values())
+    together = asking.rows_together(
+        free_bytes=(instance.gpu_memory_gib - needed) * memory.GIB,
+        row_bytes=asking.row_bytes(shape, prompt_tokens=work.tokens_per_row, new_tokens=work.max_new_tokens),
+        num_rows=mine,
+    )
+    seconds = one_pass
+    if rates is not None:
+        kept = work.tokens_per_row + work.max_new_tokens / 2
+        todo = step_work.walk(shape, job, mode=mode, num_gpus=gpus, rows=together, tokens_kept=kept)
+        movement = rates.movement_seconds(todo) or 0.0
+        seconds = max(rates.arithmetic_seconds(todo), movement, todo.launches * LAUNCH_SECONDS)
+    walks = 2 * math.ceil(mine / together) * work.max_new_tokens
+    return Asking(
+        prompts=work.prompts,
+        rows_together=together,
+        walks=walks,
+        seconds_per_walk=seconds,
+        seconds=walks * seconds + reading,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from heartbeat.job import SettingError
@@ -20,11 +20,12 @@ class SettingsFile:
         except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise SettingError(f"{name} is not TOML: {error}; correct that line") from None
 
-    def tables(self, at: str = "") -> Mapping[str, Mapping[str, Any]]:
-        """The tables under a name, or of the whole file. Raises SettingError where one is no table."""
+    def tables(self, at: str = "", *, besides: Collection[str] = ()) -> Mapping[str, Mapping[str, Any]]:
+        """The tables under a name, or of the whole file, without some keys. Raises SettingError where one is none."""
         found = self.table.get(at, {}) if at else self.table
         if not isinstance(found, Mapping):
             raise self.error(at, found, f"write tables, [{at}.name]")
+        found = {name: table for name, table in found.items() if name not in besides}
         for name, table in found.items():
             if not isinstance(table, Mapping):
                 where = f"{at}.{name}" if at else name

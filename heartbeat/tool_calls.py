@@ -1,7 +1,7 @@
 """Tool calls written as Llama 4 writes them: `[name(argument="value", other=3)]`.
 
 The form is what vLLM's `llama4_pythonic` parser reads back (vllm/tool_parsers/llama4_pythonic_tool_parser.py):
-keyword arguments only, names of ASCII letters, digits and `_`, values that are Python literals without a sign.
+keyword arguments only, names of ASCII letters, digits and `_`, values that are Python literals.
 `why_unreadable` says which calls that parser would not read. `heartbeat.tool_call_parser` is the inverse.
 """
 
@@ -47,11 +47,8 @@ def _problems(name: str, arguments: Mapping[str, Any]) -> Iterator[str]:
                 "and _, begin with a letter, and avoid Python's keywords"
             )
     for number in _numbers([value for value in arguments.values() if not isinstance(value, str)]):
-        if not math.isfinite(number) or math.copysign(1, number) < 0:
-            yield (
-                f"{number} in a call of {name!r} is no number that the served parser reads (it takes no sign); "
-                "write it as a string"
-            )
+        if not math.isfinite(number):
+            yield f"{number} in a call of {name!r} is no number of JSON; write it as a string"
 
 
 def _numbers(value: Any) -> Iterator[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from heartbeat import probes
 from heartbeat.dataset import DatasetStats
 from heartbeat.job import FineTuneJob
 
@@ -25,6 +26,10 @@ class Workload:
     max_steps: int
     supervised_share: float = 1.0
     """Of the tokens, those that the loss is taken on."""
+    prompts: int = 0
+    """That base and tuned model are asked to answer: turns of held-out rows, and the general probe set."""
+    max_new_tokens: int = 0
+    """Of such an answer."""
 
     @classmethod
     def of(cls, job: FineTuneJob, stats: DatasetStats) -> Workload:
@@ -43,6 +48,8 @@ class Workload:
             max_length=job.max_length,
             max_steps=job.max_steps,
             supervised_share=supervised / stats.tokens if stats.tokens else 1.0,
+            prompts=_prompts(job, stats, heldout),
+            max_new_tokens=job.eval_max_new_tokens,
         )
 
     @property
@@ -76,3 +83,10 @@ class Workload:
     def micro_batches_per_gpu(self, num_gpus: int) -> int:
         """Packed micro-batches of a step on one GPU."""
         return max(1, math.ceil(self.step_tokens_per_gpu(num_gpus) / self.micro_batch_tokens))
+
+
+def _prompts(job: FineTuneJob, stats: DatasetStats, heldout_rows: int) -> int:
+    asked = min(job.eval_generate_rows, heldout_rows)
+    turns = asked * stats.assistant_turns / stats.valid_rows if asked else 0.0
+    # A base model may bring probes of its own, of like number.
+    return math.ceil(turns) + len(probes.bundled()) if asked else 0

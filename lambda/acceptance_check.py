@@ -21,7 +21,7 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
         [
             _ask(event["endpoint_name"], probe, model)
             for probe in probes
-            for model in (requests.TUNED_NAME, requests.BASE_NAME)
+            for model in (event["adapter_name"], requests.BASE_NAME)
         ]
     )
     aws.write_json(aws.run_of(event).prefix + "acceptance.json", verdict.to_dict())

@@ -37,15 +37,26 @@ def is_missing(error: ClientError) -> bool:
     return error.response["Error"]["Code"] in {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
 
 
-def read_json(key: str) -> Any | None:
-    """The JSON object at `key` of the artifact bucket; None where there is none."""
+def read_json(key: str, *, bucket: str | None = None) -> Any | None:
+    """The JSON object at `key` of the artifact bucket, or of another; None where there is none."""
+    bucket = bucket or artifact_bucket()
     try:
-        body = client("s3").get_object(Bucket=artifact_bucket(), Key=key)["Body"].read()
+        body = client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
     except ClientError as error:
-        if is_missing(error):
+        if is_missing(error) or _is_denied_but_absent(error, bucket, key):
             return None
         raise
     return json.loads(body)
+
+
+def _is_denied_but_absent(error: ClientError, bucket: str, key: str) -> bool:
+    """Of what is not there S3 says 403 to a role that may list below a prefix only: a listing tells the two apart."""
+    if error.response["Error"]["Code"] not in {"403", "AccessDenied"}:
+        return False
+    try:
+        return key not in list_objects(key, bucket=bucket)
+    except ClientError:
+        return False
 
 
 def write_json(key: str, value: object) -> str:
@@ -60,9 +71,9 @@ def write_text(key: str, text: str, content_type: str) -> str:
     return layout.uri(artifact_bucket(), key)
 
 
-def list_objects(prefix: str) -> dict[str, int]:
-    """Key -> size in bytes of everything under `prefix` of the artifact bucket."""
-    pages = client("s3").get_paginator("list_objects_v2").paginate(Bucket=artifact_bucket(), Prefix=prefix)
+def list_objects(prefix: str, *, bucket: str | None = None) -> dict[str, int]:
+    """Key -> size in bytes of everything under `prefix` of the artifact bucket, or of another."""
+    pages = client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket or artifact_bucket(), Prefix=prefix)
     return {item["Key"]: item["Size"] for page in pages for item in page.get("Contents", [])}
 
 

@@ -26,6 +26,8 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
         request = RunRequest.parse(event["input"], event["defaults"])
     except InputError as error:
         raise InputInvalid(str(error)) from None
+    if request.base_model is not None:
+        _refuse_foreign_weights(request.base_model)
     report = dataset.check(
         _lines("dataset", request.dataset),
         counter=_counter(),
@@ -53,6 +55,16 @@ def _refuse_foreign(field: str, bucket: str, uri: str) -> None:
         raise InputInvalid(
             f"{field}={uri!r} is in a bucket that this app may not read; use {' or '.join(allowed)}, or add"
             " the bucket to extra_dataset_buckets in cdk.json and deploy"
+        )
+
+
+def _refuse_foreign_weights(uri: str) -> None:
+    bucket, _ = layout.split_uri(uri)
+    allowed = os.environ["MODEL_BUCKETS"].split(",")
+    if bucket not in allowed:
+        raise InputInvalid(
+            f"base_model={uri!r} is in a bucket that this app may not read; use {' or '.join(allowed)}, or add the"
+            " bucket to extra_model_buckets in cdk.json and deploy"
         )
 
 

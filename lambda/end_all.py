@@ -69,11 +69,12 @@ def _end_all() -> None:
 
 def _stop_runs() -> None:
     """First: they would make new jobs and endpoints."""
-    client, machine = aws.client("stepfunctions"), os.environ["STATE_MACHINE_ARN"]
-    pages = client.get_paginator("list_executions").paginate(stateMachineArn=machine, statusFilter="RUNNING")
-    for page in pages:
-        for item in page["executions"]:
-            client.stop_execution(executionArn=item["executionArn"], cause="the stack is deleted")
+    client = aws.client("stepfunctions")
+    for machine in os.environ["STATE_MACHINE_ARNS"].split(","):
+        pages = client.get_paginator("list_executions").paginate(stateMachineArn=machine, statusFilter="RUNNING")
+        for page in pages:
+            for item in page["executions"]:
+                client.stop_execution(executionArn=item["executionArn"], cause="the stack is deleted")
 
 
 def _names(operation: str, member: str, **chosen: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""State `Ensure base weights`: the checkpoint is whole before an instance is started for it."""
+"""State `Ensure base weights`: the checkpoint is whole before an instance is started for it, or it can be brought."""
 
 from __future__ import annotations
 
@@ -6,21 +6,19 @@ import os
 from typing import Any
 
 import aws
-from heartbeat import checkpoint, layout
+import base_folder
 from heartbeat.failures import BaseModelUnavailable
 
-_INDEX = "model.safetensors.index.json"
 
-
-def handler(_event: aws.Event, _context: object) -> dict[str, Any]:
-    folder = layout.base_model_prefix(os.environ["BASE_MODEL"], os.environ["WEIGHT_FORMAT"])
-    files = {key.removeprefix(folder): size for key, size in aws.list_objects(folder).items()}
-    where = layout.uri(aws.artifact_bucket(), folder)
-    if not files:
-        raise BaseModelUnavailable(f"there is no checkpoint at {where}")
-    index = aws.read_json(folder + _INDEX) if _INDEX in files else None
-    missing = checkpoint.missing_files(files, index)
-    if missing:
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise BaseModelUnavailable(f"the checkpoint at {where} lacks {', '.join(missing[:5])}{more}")
-    return {"uri": where, "bytes": sum(files.values()), "num_files": len(files)}
+def handler(event: aws.Event, _context: object) -> dict[str, Any]:
+    run = event["run"]
+    found = base_folder.look(*base_folder.of_run(run))
+    if not found.missing:
+        return {"there": True, "uri": found.uri, "bytes": found.num_bytes, "num_files": found.num_files}
+    if run.get("base_model") or event["brought"]:
+        raise BaseModelUnavailable(found.lacks)
+    if not base_folder.has_token():
+        raise BaseModelUnavailable(
+            f"{found.lacks}, and no Hugging Face token is stored to bring {os.environ['BASE_MODEL']} with"
+        )
+    return {"there": False, "uri": found.uri, "lacks": found.lacks}

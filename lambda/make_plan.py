@@ -6,7 +6,10 @@ import os
 from typing import Any
 
 import aws
+import base_folder
+import served
 from heartbeat import catalog, layout, requests
+from heartbeat.adapters import NewAdapter
 from heartbeat.candidates import Candidate
 from heartbeat.dataset import DatasetStats
 from heartbeat.failures import InputInvalid, PlanRefused
@@ -20,14 +23,15 @@ MAX_MODEL_LEN = 8192
 
 
 def handler(event: aws.Event, _context: object) -> dict[str, Any]:
-    run, folder = event["run"], layout.base_model_prefix(os.environ["BASE_MODEL"], os.environ["WEIGHT_FORMAT"])
-    config = aws.read_json(folder + "config.json")
+    run = event["run"]
+    bucket, folder = base_folder.of_run(run)
+    config = aws.read_json(folder + "config.json", bucket=bucket)
     shape = ModelShape.from_config(config) if config else SCOUT
     stats = DatasetStats.from_dict(event["dataset"])
     try:
         job, sources = resolve(
             ("execution input", {"MAX_RUNTIME_SECONDS": run["max_runtime_seconds"], **run["hyperparameters"]}),
-            ("training_defaults.json", aws.read_json(folder + "training_defaults.json") or {}),
+            ("training_defaults.json", aws.read_json(folder + "training_defaults.json", bucket=bucket) or {}),
         )
         plan = plan_run(
             shape=shape,
@@ -47,6 +51,16 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
             else None,
             max_model_len=MAX_MODEL_LEN,
         )
+        container = {"tensor_parallel_size": serving.tensor_parallel, "max_model_len": MAX_MODEL_LEN}
+        adapter = NewAdapter(
+            name=run["adapter_name"],
+            uri="",
+            base_uri=layout.uri(bucket, folder),
+            max_lora_rank=job.max_lora_rank,
+            container=container,
+        )
+        if run["deploy"]:
+            adapter.beside(served.served(run["endpoint_name"]))
     except (SettingError, catalog.UnknownInstance) as error:
         raise InputInvalid(str(error)) from None
     instances = int(os.environ["ENDPOINT_INSTANCES"])
@@ -80,11 +94,11 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
         "serving": {
             "instance_type": serving.instance_type,
             "usd_per_hour": "unknown" if hourly is None else f"{hourly:.2f}",  # text: it becomes a tag
-            "environment": requests.serving_environment(
-                max_lora_rank=job.max_lora_rank,
-                max_model_len=MAX_MODEL_LEN,
-                tensor_parallel=serving.tensor_parallel,
-            ),
+            "instance_pools": requests.instance_pools([serving.instance_type, *serving.fallbacks])
+            if serving.instance_type
+            else [],
+            "max_lora_rank": job.max_lora_rank,
+            "container": container,
         },
     }
 

@@ -31,7 +31,8 @@ def _publish(run: layout.Run, job: dict[str, Any]) -> dict[str, Any]:
         how = "was stopped before it saved" if job["TrainingJobStatus"] == "Stopped" else "ended without"
         raise TrainingFailed(f"training job {name} {how} {', '.join(missing)}; its stop came too early to be of use")
     adapter = {part for part in files if part.startswith("adapter/")}
-    for part in (*sorted(adapter), "metrics.json"):
+    results = ["metrics.json", *(part for part in ("scores.json",) if part in files)]
+    for part in (*sorted(adapter), *results):
         # One call, up to 5 GB, whose refusal names the action; the managed copy's HeadObject says 403 and no more.
         source = {"Bucket": aws.artifact_bucket(), "Key": output + part}
         aws.client("s3").copy_object(Bucket=aws.artifact_bucket(), Key=run.prefix + part, CopySource=source)

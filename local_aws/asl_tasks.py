@@ -39,6 +39,9 @@ from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state
 from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_lambda import (
     StateTaskServiceLambda,
 )
+from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_sfn import (
+    StateTaskServiceSfn,
+)
 from moto.stepfunctions.parser.asl.eval.event.event_detail import EventDetails
 
 from local_aws.asl_engine import epoch_dates, iso_dates, role_client
@@ -91,6 +94,9 @@ BUILD = SyncJob(
     rule="StepFunctionsGetEventForCodeBuildStartBuildRule",
 )
 SYNC_JOBS = {"sagemaker:createtrainingjob": TRAINING, "codebuild:startbuild": BUILD}
+EXECUTION_RULE = "StepFunctionsGetEventsForStepFunctionsExecutionRule"
+MANAGED_RULES = {**{call: job.rule for call, job in SYNC_JOBS.items()}, "states:startexecution": EXECUTION_RULE}
+"""By the call of a `.sync` task"""
 MANAGED_RULE_ACTIONS = ("events:PutTargets", "events:PutRule", "events:DescribeRule")
 
 _OPTIMISED = {
@@ -230,6 +236,33 @@ def _pascal(value: Any) -> Any:
     return [_pascal(member) for member in value] if isinstance(value, list) else value
 
 
+class StatesTask(StateTaskServiceSfn):  # type: ignore[misc]
+    """A nested execution. moto follows it; what it lacks are the managed rule and the end of what is aborted."""
+
+    authorise: Authorise
+    rule_arn: Callable[[str], str]
+
+    def _eval_service_task(
+        self, env: Any, resource_runtime_part: Any, normalised_parameters: dict[str, Any], state_credentials: Any
+    ) -> None:
+        if self.resource.condition in (ResourceCondition.Sync, ResourceCondition.Sync2):
+            for action in MANAGED_RULE_ACTIONS:
+                type(self).authorise(state_credentials.role_arn, action, type(self).rule_arn(EXECUTION_RULE))
+        super()._eval_service_task(env, resource_runtime_part, normalised_parameters, state_credentials)
+
+    def _eval_integration_pattern(
+        self, env: Any, resource_runtime_part: Any, normalised_parameters: dict[str, Any], state_credentials: Any
+    ) -> None:
+        arn = env.stack[-1]["ExecutionArn"]
+        try:
+            super()._eval_integration_pattern(env, resource_runtime_part, normalised_parameters, state_credentials)
+        finally:
+            if not env.is_running():  # the execution was stopped or the state timed out
+                role_client(resource_runtime_part.region, "stepfunctions", state_credentials).stop_execution(
+                    executionArn=arn
+                )
+
+
 class LambdaTask(StateTaskServiceLambda):  # type: ignore[misc]
     def _from_error(self, env: Any, ex: Exception) -> Any:
         failure = super()._from_error(env=env, ex=ex)
@@ -310,7 +343,15 @@ def install(authorise: Authorise, rule_arn: Callable[[str], str]) -> None:
     _OptimisedTask.authorise = staticmethod(authorise)
     _OptimisedTask.rule_arn = staticmethod(rule_arn)
     state_task_service_aws_sdk._SERVICE_ERROR_NAMES.update(_SERVICE_ERROR_NAMES)
-    ours = {"sagemaker": SageMakerTask, "codebuild": CodeBuildTask, "lambda": LambdaTask, "aws-sdk": AwsSdkTask}
+    StatesTask.authorise = staticmethod(authorise)
+    StatesTask.rule_arn = staticmethod(rule_arn)
+    ours = {
+        "sagemaker": SageMakerTask,
+        "codebuild": CodeBuildTask,
+        "states": StatesTask,
+        "lambda": LambdaTask,
+        "aws-sdk": AwsSdkTask,
+    }
     known = state_task_service_factory.state_task_service_for
 
     def task_for(service_name: str) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ministack.core.iam_evaluator import validate_role_arn
-from ministack.services import budgets, codebuild, sns, stepfunctions
+from ministack.services import budgets, codebuild, secretsmanager, sns, stepfunctions
 from ministack.services.cloudformation import provisioners
 
 from local_aws import buckets
@@ -28,6 +28,7 @@ def install(sagemaker: SageMaker, step_functions: StepFunctions) -> None:
     _install_budgets()
     _install_metric_math_alarms()
     _install_custom_resource_check()
+    _install_empty_secrets()
 
 
 def _handlers(resource_type: str) -> dict[str, Any]:
@@ -260,6 +261,23 @@ def _metric_query(query: Properties) -> Properties:
     if "MetricStat" in query:
         converted["MetricStat"] = {**query["MetricStat"], "Period": int(query["MetricStat"]["Period"])}
     return converted
+
+
+# --- AWS::SecretsManager::Secret ------------------------------------------------------------------------------
+
+
+def _install_empty_secrets() -> None:
+    """A secret whose template gives no value has none, not an empty one."""
+    handlers = _handlers("AWS::SecretsManager::Secret")
+    create = handlers["create"]
+
+    def create_empty(logical_id: str, properties: Properties, *rest: Any) -> Any:
+        result = create(logical_id, properties, *rest)
+        if not {"SecretString", "GenerateSecretString"} & properties.keys():
+            secretsmanager._secrets[result[0]]["Versions"].clear()
+        return result
+
+    handlers["create"] = create_empty
 
 
 # --- Custom::S3AutoDeleteObjects ------------------------------------------------------------------------------

@@ -39,6 +39,11 @@ class Command:
     environment: Mapping[str, str]
 
 
+def with_this_python(words: Sequence[str]) -> tuple[str, ...]:
+    """A container's command, `python` being this interpreter."""
+    return (sys.executable if words[0] in ("python", "python3") else words[0], *words[1:])
+
+
 class _Spawner:
     """One thread that starts every subprocess: Linux sends the parent-death signal when the *thread* ends."""
 

@@ -9,9 +9,10 @@ import json
 import re
 import shlex
 import shutil
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+
+from local_aws.containers import with_this_python
 
 _SAID_ONLY = {"LABEL", "EXPOSE", "STOPSIGNAL", "USER", "MAINTAINER", "VOLUME", "SHELL", "HEALTHCHECK"}
 
@@ -194,9 +195,7 @@ def runnable(image: Built) -> tuple[list[str], dict[str, str]]:
 
     `python` is this interpreter. PYTHONPATH starts with the working folder.
     """
-    words = [*image.entrypoint, *image.command]
-    if words[0] in ("python", "python3"):
-        words[0] = sys.executable
+    words = list(with_this_python([*image.entrypoint, *image.command]))
     words = [words[0], *(_on_disk(image, word) for word in words[1:])]
     environment = {
         name: ":".join(_on_disk(image, part) for part in value.split(":"))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import shutil
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,7 @@ from local_aws.models import Models, Records
 from local_aws.registry import Request, SageMakerAccount, list_page, name_in, now
 
 _SUMMARY = ("EndpointName", "EndpointArn", "CreationTime", "LastModifiedTime", "EndpointStatus")
+_PART_BYTES = 1 << 16
 INVOKE_TIMEOUT_SECONDS = 60
 """A container must answer within this, as in SageMaker."""
 
@@ -36,6 +38,28 @@ class Endpoint:
     @property
     def status(self) -> str:
         return str(self.description["EndpointStatus"])
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """A container that has begun to answer."""
+
+    answer: http.client.HTTPResponse
+    dimensions: dict[str, str]
+    started: float
+
+    @property
+    def headers(self) -> dict[str, str]:
+        found = {
+            "Content-Type": self.answer.headers.get("Content-Type", "application/octet-stream"),
+            "x-Amzn-Invoked-Production-Variant": self.dimensions["VariantName"],
+        }
+        custom = self.answer.headers.get("X-Amzn-SageMaker-Custom-Attributes")
+        return {**found, "X-Amzn-SageMaker-Custom-Attributes": custom} if custom else found
+
+    def parts(self) -> Iterator[bytes]:
+        while part := self.answer.read1(_PART_BYTES):
+            yield part
 
 
 class Endpoints:
@@ -204,6 +228,30 @@ class Endpoints:
 
     def invoke(self, name: str, body: bytes, headers: dict[str, str]) -> Response:
         """Pass one invocation on. Raises ApiError (ValidationError, ModelError)."""
+        invocation, failed = self._begin(name, body, headers), ""
+        try:
+            return 200, invocation.headers, invocation.answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            failed = "5XX"
+            raise self._no_response(name, error) from None
+        finally:
+            self._end(invocation, failed)
+
+    def invoke_in_parts(
+        self, name: str, body: bytes, headers: dict[str, str]
+    ) -> tuple[dict[str, str], Iterator[bytes]]:
+        """The same, each part of the answer as soon as the container has sent it."""
+        invocation = self._begin(name, body, headers)
+
+        def parts() -> Iterator[bytes]:
+            try:
+                yield from invocation.parts()
+            finally:
+                self._end(invocation)
+
+        return invocation.headers, parts()
+
+    def _begin(self, name: str, body: bytes, headers: dict[str, str]) -> Invocation:
         endpoint = self._endpoints.get(name)
         if endpoint is None or not endpoint.variants:
             raise ApiError("ValidationError", f"Endpoint {name} of account {self._account.settings.account} not found.")
@@ -212,26 +260,31 @@ class Endpoints:
             raise ApiError("ValidationError", f"Variant {wanted} not found in endpoint {name}.")
         chosen = wanted or max(endpoint.variants, key=lambda v: endpoint.variants[v].weight)
         dimensions = {"EndpointName": name, "VariantName": chosen}
-        started, failed = time.monotonic(), "5XX"
+        started = time.monotonic()
         try:
-            answer = self._ask(name, endpoint.variants[chosen], chosen, body, headers)
-            failed = ""
+            answer = self._ask(name, endpoint.variants[chosen], body, headers)
         except ApiError as error:
             failed = "4XX" if 400 <= error.members["OriginalStatusCode"] < 500 else "5XX"
+            self._record_end(dimensions, started, failed)
             raise
-        finally:
-            self._record("Invocations", 1, "Count", dimensions)
-            self._record("InvocationModelErrors", int(failed != ""), "Count", dimensions)
-            for kind in ("4XX", "5XX"):  # 0 or 1 for each call: their average is a share
-                self._record(f"Invocation{kind}Errors", int(failed == kind), "Count", dimensions)
-            microseconds = (time.monotonic() - started) * 1e6
-            self._record("ModelLatency", microseconds, "Microseconds", dimensions)
-        return answer
+        return Invocation(answer, dimensions, started)
+
+    def _end(self, invocation: Invocation, failed: str = "") -> None:
+        invocation.answer.close()
+        self._record_end(invocation.dimensions, invocation.started, failed)
+
+    def _record_end(self, dimensions: dict[str, str], started: float, failed: str) -> None:
+        """`failed` is 4XX or 5XX, or empty."""
+        self._record("Invocations", 1, "Count", dimensions)
+        self._record("InvocationModelErrors", int(failed != ""), "Count", dimensions)
+        for kind in ("4XX", "5XX"):  # 0 or 1 for each call: their average is a share
+            self._record(f"Invocation{kind}Errors", int(failed == kind), "Count", dimensions)
+        self._record("ModelLatency", (time.monotonic() - started) * 1e6, "Microseconds", dimensions)
 
     def _record(self, metric: str, value: float, unit: str, dimensions: dict[str, str]) -> None:
         self._account.record_metric("AWS/SageMaker", metric, value, unit, dimensions)
 
-    def _ask(self, name: str, variant: Variant, variant_name: str, body: bytes, headers: dict[str, str]) -> Response:
+    def _ask(self, name: str, variant: Variant, body: bytes, headers: dict[str, str]) -> http.client.HTTPResponse:
         faults = self._account.faults.now.endpoint
         time.sleep(faults.delay_seconds)
         if faults.answer_status is not None:
@@ -243,21 +296,17 @@ class Endpoints:
         url = f"http://127.0.0.1:{variant.port}/invocations"
         request = urllib.request.Request(url, data=body, method="POST", headers=passed)
         try:
-            with urllib.request.urlopen(request, timeout=INVOKE_TIMEOUT_SECONDS) as answer:
-                custom = answer.headers.get("X-Amzn-SageMaker-Custom-Attributes")
-                found = {
-                    "Content-Type": answer.headers.get("Content-Type", "application/octet-stream"),
-                    "x-Amzn-Invoked-Production-Variant": variant_name,
-                }
-                if custom:
-                    found["X-Amzn-SageMaker-Custom-Attributes"] = custom
-                return 200, found, answer.read()
+            answer: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=INVOKE_TIMEOUT_SECONDS)
+            return answer
         except urllib.error.HTTPError as error:
             with error:
                 raise self._model_error(name, error.code, error.read().decode(errors="replace")) from None
         except OSError as error:
-            text = f"Your invocation timed out while waiting for a response from container primary. ({error})"
-            raise self._model_error(name, 0, text) from None
+            raise self._no_response(name, error) from None
+
+    def _no_response(self, name: str, error: Exception) -> ApiError:
+        text = f"Your invocation timed out while waiting for a response from container primary. ({error})"
+        return self._model_error(name, 0, text)
 
     def _model_error(self, name: str, status: int, message: str) -> ApiError:
         settings = self._account.settings

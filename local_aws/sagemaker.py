@@ -6,11 +6,12 @@ import asyncio
 import json
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from ministack import app
 from ministack.core import router
+from ministack.core.responses import StreamingResponse
 
 from local_aws import api_model
 from local_aws.endpoints import Endpoints, alarms_of
@@ -125,7 +126,7 @@ class SageMaker:
 
     async def handle(
         self, _method: str, path: str, headers: dict[str, str], body: bytes, _query: dict[str, Any]
-    ) -> Response:
+    ) -> tuple[int, dict[str, str], Any]:
         """ministack's handler of the service: the control plane and the runtime."""
         try:
             if path.startswith("/endpoints/"):
@@ -134,15 +135,15 @@ class SageMaker:
         except ApiError as error:
             return error.response()
 
-    def _runtime(self, path: str, headers: dict[str, str], body: bytes) -> Response:
+    def _runtime(self, path: str, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], Any]:
         _, _, name, action = path.split("/", 3)
         if action == "invocations":
             return self.endpoints.invoke(name, body, headers)
         if action == "invocations-response-stream":
-            status, found, answer = self.endpoints.invoke(name, body, headers)
+            found, parts = self.endpoints.invoke_in_parts(name, body, headers)
             found["X-Amzn-SageMaker-Content-Type"] = found.pop("Content-Type")
             found["Content-Type"] = "application/vnd.amazon.eventstream"
-            return status, found, event_stream_message(answer)
+            return 200, found, StreamingResponse(_sender(parts))
         raise ApiError("UnknownOperationException", f"{path} is not supported by the embedded AWS", 404)
 
     def _control(self, path: str, headers: dict[str, str], body: bytes) -> Response:
@@ -186,6 +187,17 @@ def _satisfies(fields: dict[str, Any], condition: dict[str, Any]) -> bool:
     if operator == "Contains":
         return wanted in value
     return bool((value == wanted) == (operator != "NotEquals"))
+
+
+def _sender(parts: Iterator[bytes]) -> Callable[[Callable[[dict[str, Any]], Awaitable[None]], object], Awaitable[None]]:
+    """Sends each part of an answer when it comes, as an ASGI response in its own right."""
+
+    async def run(send: Callable[[dict[str, Any]], Awaitable[None]], _receive: object) -> None:
+        while part := await asyncio.to_thread(next, parts, b""):
+            await send({"type": "http.response.body", "body": event_stream_message(part), "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    return run
 
 
 def event_stream_message(payload: bytes) -> bytes:

@@ -43,7 +43,7 @@ _LOG_DELIVERY_ACTIONS = (
     "logs:DescribeResourcePolicies",
     "logs:DescribeLogGroups",
 )
-_SYNC_RESOURCE = re.compile(r"^arn:aws:states:::(?P<service>[\w-]+):(?P<action>\w+)\.sync$")
+_SYNC_RESOURCE = re.compile(r"^arn:aws:states:::(?P<service>[\w-]+):(?P<action>\w+)\.sync(:2)?$")
 
 
 class StepFunctions:
@@ -95,12 +95,12 @@ class StepFunctions:
     def _check_managed_rules(self, definition: dict[str, Any], role: str) -> None:
         for state in _states(definition):
             match = _SYNC_RESOURCE.match(str(state.get("Resource", "")))
-            job = asl_tasks.SYNC_JOBS.get(f"{match['service']}:{match['action'].lower()}") if match else None
-            if job is None:
+            rule = asl_tasks.MANAGED_RULES.get(f"{match['service']}:{match['action'].lower()}") if match else None
+            if rule is None:
                 continue
             for action in asl_tasks.MANAGED_RULE_ACTIONS:
                 try:
-                    self._roles.require(role, STATES, action, self._rule_arn(job.rule))
+                    self._roles.require(role, STATES, action, self._rule_arn(rule))
                 except ApiError as error:
                     raise ValueError(f"'{role}' is not authorized to create managed-rule: {error.message}") from error
 

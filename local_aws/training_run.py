@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from botocore.exceptions import ClientError
 
-from local_aws.containers import LogShipper, run_container, under_prefix
+from local_aws.containers import LogShipper, run_container, under_prefix, with_this_python
 from local_aws.iam import SAGEMAKER
 from local_aws.registry import Request, SageMakerAccount, now
 from local_aws.transfer import (
@@ -50,6 +51,8 @@ class TrainingRun:
         """Configuration, channels and checkpoints. Raises JobError, ApiError or ClientError."""
         image = self._request["AlgorithmSpecification"]["TrainingImage"]
         self._command = self._account.images.pull(image, self._role, SAGEMAKER)
+        if entrypoint := self._request["AlgorithmSpecification"].get("ContainerEntrypoint"):
+            self._command = replace(self._command, arguments=with_this_python(entrypoint))
         self._require_volume_key()
         for name in ("input/config", "input/data", "model", "output/data", "checkpoints"):
             (self._opt_ml / name).mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,9 @@ from training_code.placing import require_host_memory
 if TYPE_CHECKING:
     from transformers import Llama4ForCausalLM
 
+_EXPERTS = re.compile(r"(?P<place>.*\.feed_forward\.experts)\.(?P<projection>gate_up|down)_proj")
+"""(experts, inputs, outputs); gate and up lie side by side."""
+
 
 def load(folder: Path, device: torch.device, dtype: torch.dtype) -> Llama4ForCausalLM:
     """In evaluation mode, its weights frozen. Raises TrainingError for a folder that the trainer would refuse."""
@@ -51,19 +54,27 @@ class SwitchableAdapter:
     def __post_init__(self) -> None:
         """Raises TrainingError where the adapter is not one of this model's."""
         weights = dict(self.model.named_parameters())
-        meant = {name for name, _ in self.model.named_modules() if re.fullmatch(self.adapter.target_modules, name)}
-        if strange := meant ^ self.adapter.matrices.keys():
+        parts = {
+            module: part
+            for name, weight in weights.items()
+            for module, part in _modules(name, weight)
+            if re.fullmatch(self.adapter.target_modules, module)
+        }
+        if strange := parts.keys() ^ self.adapter.matrices.keys():
             raise TrainingError(f"this is not an adapter of this base model: {min(strange)} is only in one of them")
-        self._merged = {}
-        for module in self.adapter.matrices:
-            weight, update = weights[f"{module}.weight"], self.adapter.update(module)
-            if weight.shape != update.shape:
+        wide = {
+            name: weights[name].detach().float().clone() for name in dict.fromkeys(one.weight for one in parts.values())
+        }
+        for module, part in parts.items():
+            matrix, update = part.of(wide[part.weight]), self.adapter.update(module)
+            if matrix.shape != update.shape:
                 raise TrainingError(
                     f"this is not an adapter of this base model: it changes {module} by a matrix of shape "
-                    f"{tuple(update.shape)}, and the model has one of {tuple(weight.shape)}"
+                    f"{tuple(update.shape)}, and the model has one of {tuple(matrix.shape)}"
                 )
-            self._merged[module] = (weight.float() + update.to(weight.device)).to(weight.dtype)
-        self._base: Mapping[str, torch.Tensor] = {module: weights[f"{module}.weight"].data for module in self._merged}
+            matrix += update.to(matrix.device)
+        self._merged = {name: tensor.to(weights[name].dtype) for name, tensor in wide.items()}
+        self._base: Mapping[str, torch.Tensor] = {name: weights[name].data for name in wide}
 
     @contextmanager
     def on(self) -> Iterator[None]:
@@ -75,5 +86,33 @@ class SwitchableAdapter:
             self._use(self._base)
 
     def _use(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        for module, tensor in tensors.items():
-            self.model.get_submodule(module).weight.data = tensor
+        for name, tensor in tensors.items():
+            self.model.get_parameter(name).data = tensor
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What of a weight of transformers' model is one of the adapter's modules."""
+
+    weight: str
+    expert: int | None = None
+    column: int = 0
+    num_columns: int = 1
+
+    def of(self, weight: torch.Tensor) -> torch.Tensor:
+        """A view (outputs, inputs) of it."""
+        if self.expert is None:
+            return weight
+        return weight[self.expert].chunk(self.num_columns, dim=-1)[self.column].t()
+
+
+def _modules(name: str, weight: torch.Tensor) -> Iterator[tuple[str, _Part]]:
+    """The modules, by the names that the adapter gives them, of one weight: a layer's routed experts are one tensor."""
+    match = _EXPERTS.fullmatch(name)
+    if not match:
+        yield name.removesuffix(".weight"), _Part(name)
+        return
+    projections = ("gate", "up") if match["projection"] == "gate_up" else ("down",)
+    for expert in range(weight.shape[0]):
+        for column, projection in enumerate(projections):
+            yield f"{match['place']}.{expert}.{projection}_proj", _Part(name, expert, column, len(projections))

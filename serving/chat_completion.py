@@ -6,13 +6,13 @@ import json
 import math
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from heartbeat.chat import PYTHON_END, PYTHON_START
 from heartbeat.tool_call_parser import ToolCall, parse_calls
-from serving.generate import TOP_LOGPROBS_LIMIT, Answer, Token
+from serving.generate import TOP_LOGPROBS_LIMIT, Answer, FinishReason, Said, Token
 
 DEFAULT_MAX_TOKENS = 256
 
@@ -33,6 +33,9 @@ class Request:
     seed: int | None
     logprobs: bool
     num_top_logprobs: int
+    stream: bool
+    stream_usage: bool
+    """Whether a stream ends with the number of tokens."""
 
     @classmethod
     def from_body(cls, body: bytes, models: Mapping[str, object]) -> Request:
@@ -46,8 +49,8 @@ class Request:
         model = fields.get("model", next(iter(models)))
         if model not in models:
             raise RequestError(f"model {model!r} is not served; the models are {', '.join(models)}")
-        if fields.get("stream"):
-            raise RequestError("stream=true is not supported by this server; leave it out")
+        if not isinstance(fields.get("stream_options") or {}, dict):
+            raise RequestError("stream_options must be an object")
         if fields.get("n", 1) != 1:
             raise RequestError("n must be 1")
         tools = fields.get("tools") or None
@@ -65,6 +68,8 @@ class Request:
             seed=_whole(fields, "seed", 0, at_least=0) if fields.get("seed") is not None else None,
             logprobs=fields.get("logprobs") is True,
             num_top_logprobs=_whole(fields, "top_logprobs", 0, at_least=0, at_most=TOP_LOGPROBS_LIMIT),
+            stream=fields.get("stream") is True,
+            stream_usage=(fields.get("stream_options") or {}).get("include_usage") is True,
         )
 
 
@@ -98,6 +103,49 @@ def response(
             "total_tokens": num_prompt_tokens + num_completion_tokens,
         },
     }
+
+
+def chunks(
+    request: Request, said: Said, *, num_prompt_tokens: int, decode: Callable[[list[int]], str]
+) -> Generator[dict[str, Any], None, None]:
+    """The chat.completion.chunk objects of an answer: text as it comes, tool calls each as a whole.
+
+    What may yet become a list of calls is held back until it has, or has not.
+    """
+    head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "object": "chat.completion.chunk", "created": int(time.time())}
+    shared = {**head, "model": request.model}
+
+    def chunk(delta: Mapping[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+        return {**shared, "choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}]}
+
+    yield chunk({"role": "assistant", "content": ""})
+    tokens: list[Token] = []
+    sent = ""
+    reason: FinishReason = "length"
+    try:
+        while True:
+            tokens.append(next(said))
+            text = decode([token.id for token in tokens])
+            # A character may be several tokens: half of one is the replacement character.
+            if not text.endswith("\ufffd") and not (request.tools and text.startswith(("[", PYTHON_START))):
+                shown = _plain(text)
+                if shown[len(sent) :]:
+                    yield chunk({"content": shown[len(sent) :]})
+                sent = shown
+    except StopIteration as end:
+        reason = end.value
+    finally:
+        said.close()
+    whole = response(request, Answer(tokens, reason), num_prompt_tokens=num_prompt_tokens, decode=decode)
+    choice = whole["choices"][0]
+    if calls := choice["message"].get("tool_calls"):
+        for index, call in enumerate(calls):
+            yield chunk({"tool_calls": [{"index": index, **call}]})
+    elif rest := choice["message"]["content"][len(sent) :]:
+        yield chunk({"content": rest})
+    yield chunk({}, choice["finish_reason"])
+    if request.stream_usage:
+        yield {**shared, "choices": [], "usage": whole["usage"]}
 
 
 def error_body(message: str, kind: str, code: int) -> dict[str, Any]:

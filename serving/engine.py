@@ -1,4 +1,4 @@
-"""The model that a server holds in memory, with and without its adapter."""
+"""The model that a server holds in memory, with and without its adapters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from serving.base_model import SwitchableAdapter, load
 from serving.chat_completion import Request, RequestError
-from serving.generate import Answer, generate
+from serving.generate import Answer, Said, collect, say
 from training_code import adapter, device
 from training_code.tokenizer import ChatTokenizer
 
@@ -43,21 +43,29 @@ class Engine:
             max_model_len=max_model_len or int(llama.config.max_position_embeddings),
         )
 
-    def answer(self, request: Request, prompt: Sequence[int]) -> Answer:
+    def require_room(self, prompt: Sequence[int]) -> None:
         """Raises RequestError for a prompt that leaves no room for an answer."""
-        room = self.max_model_len - len(prompt)
-        if room < 1:
+        if len(prompt) >= self.max_model_len:
             raise RequestError(
                 f"the prompt has {len(prompt)} tokens, and prompt and answer together may have {self.max_model_len}"
             )
+
+    def answer(self, request: Request, prompt: Sequence[int]) -> Answer:
+        return collect(self.say(request, prompt))
+
+    def say(self, request: Request, prompt: Sequence[int]) -> Said:
+        """The answer token by token. Others wait until it has been said, or given up: close what is not read to its
+        end."""
         switch = self.models[request.model]
         with self._lock, switch.on() if switch else nullcontext():
-            return generate(
-                self.model,
-                prompt,
-                max_tokens=min(request.max_tokens, room),
-                temperature=request.temperature,
-                end_of_turn=self.tokenizer.end_of_turn,
-                seed=request.seed,
-                num_top=request.num_top_logprobs if request.logprobs else 0,
+            return (
+                yield from say(
+                    self.model,
+                    prompt,
+                    max_tokens=min(request.max_tokens, self.max_model_len - len(prompt)),
+                    temperature=request.temperature,
+                    end_of_turn=self.tokenizer.end_of_turn,
+                    seed=request.seed,
+                    num_top=request.num_top_logprobs if request.logprobs else 0,
+                )
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -24,11 +24,26 @@ class Token:
     top: list[tuple[int, float]]
 
 
+FinishReason = Literal["stop", "length"]
+Said = Generator[Token, None, FinishReason]
+"""Tokens as they are generated, without the end-of-turn token, and why it ended."""
+
+
 @dataclass(frozen=True)
 class Answer:
     tokens: list[Token]
     """Without the end-of-turn token."""
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
+
+
+def collect(said: Said) -> Answer:
+    """The whole of it."""
+    tokens: list[Token] = []
+    while True:
+        try:
+            tokens.append(next(said))
+        except StopIteration as end:
+            return Answer(tokens, end.value)
 
 
 def generate(
@@ -41,6 +56,29 @@ def generate(
     seed: int | None = None,
     num_top: int = 0,
 ) -> Answer:
+    """What `say` says, as a whole."""
+    said = say(
+        model,
+        prompt,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        end_of_turn=end_of_turn,
+        seed=seed,
+        num_top=num_top,
+    )
+    return collect(said)
+
+
+def say(
+    model: Llama4ForCausalLM,
+    prompt: Sequence[int],
+    *,
+    max_tokens: int,
+    temperature: float,
+    end_of_turn: int,
+    seed: int | None = None,
+    num_top: int = 0,
+) -> Said:
     """Greedy at temperature 0, else sampled; ends at the end-of-turn token or after `max_tokens`."""
     generator = torch.Generator()
     if seed is None:
@@ -51,11 +89,12 @@ def generate(
     for logits in _next_logits(model, prompt, tokens):
         token = _pick(logits, temperature, generator, num_top)
         if token.id == end_of_turn:
-            return Answer(tokens, "stop")
+            return "stop"
         tokens.append(token)
+        yield token
         if len(tokens) == max_tokens:
             break
-    return Answer(tokens, "length")
+    return "length"
 
 
 def _next_logits(model: Llama4ForCausalLM, prompt: Sequence[int], tokens: list[Token]) -> Iterator[torch.Tensor]:

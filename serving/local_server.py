@@ -1,7 +1,7 @@
 """The laptop's stand-in for the public vLLM image: `python -m serving.local_server`.
 
 Same environment variables (SM_VLLM_…), same paths, same requests and responses; the model runs through transformers
-in this process. Base model and adapter share one copy of the weights: a request's `model` turns the adapter on or off.
+in this process. Base model and adapters share one copy of the weights: a request's `model` says which of them is on.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Generator
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from heartbeat.chat import render
 from heartbeat.conversation import ChatError
-from serving.chat_completion import Request, RequestError, error_body, response
+from serving.chat_completion import Request, RequestError, chunks, error_body, response
 from training_code.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -48,13 +50,11 @@ class Settings:
         root = Path(environment.get("HEARTBEAT_OPT_ML", "/opt/ml"))
         adapters: dict[str, Path] = {}
         if environment.get("SM_VLLM_ENABLE_LORA", "").lower() == "true":
-            for module in environment.get("SM_VLLM_LORA_MODULES", "").split():
+            for module in _words(environment.get("SM_VLLM_LORA_MODULES", "")):
                 name, equals, path = module.partition("=")
                 if not (name and equals and path):
                     raise TrainingError(f"SM_VLLM_LORA_MODULES={module} must have the form NAME=PATH")
                 adapters[name] = _below(root, path)
-        if len(adapters) > 1:
-            raise TrainingError(f"SM_VLLM_LORA_MODULES names {len(adapters)} adapters; this server takes one")
         max_model_len = environment.get("SM_VLLM_MAX_MODEL_LEN")
         return cls(
             host=environment.get("SAGEMAKER_BIND_HOST", "127.0.0.1"),
@@ -98,7 +98,36 @@ class Handler(BaseHTTPRequestHandler):
         elif self.server.engine is None:
             self._send(503, error_body("the model is loading", "ServiceUnavailableError", 503))
         else:
-            self._send(*_invoke(self.server.engine, body, auto_tool_choice=self.server.auto_tool_choice))
+            self._answer(self.server.engine, body)
+
+    def _answer(self, engine: Engine, body: bytes) -> None:
+        try:
+            answering = Answering.begin(engine, body, auto_tool_choice=self.server.auto_tool_choice)
+        except (RequestError, ChatError) as error:
+            self._send(400, error_body(str(error), "BadRequestError", 400))
+            return
+        if answering.request.stream:
+            self._stream(answering.chunks())
+        else:
+            self._send(200, answering.response())
+
+    def _stream(self, said: Generator[dict[str, Any], None, None]) -> None:
+        """Server-sent events, as OpenAI sends them: each as soon as there is something to say."""
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        with closing(said), suppress(ConnectionError):  # who does not listen any more is not told more
+            for chunk in said:
+                self._send_chunk(f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n")
+            self._send_chunk("data: [DONE]\n\n")
+            self._send_chunk("")
+            return
+        self.close_connection = True
+
+    def _send_chunk(self, text: str) -> None:
+        data = text.encode("utf-8", errors="replace")
+        self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
 
     def _body(self) -> bytes | None:
         """None where an error has been sent instead."""
@@ -123,16 +152,31 @@ class Handler(BaseHTTPRequestHandler):
         print(f"{self.address_string()} {format % args}", flush=True)
 
 
-def _invoke(engine: Engine, body: bytes, *, auto_tool_choice: bool) -> tuple[int, dict[str, Any]]:
-    try:
+@dataclass(frozen=True)
+class Answering:
+    """A request on its way to its answer."""
+
+    engine: Engine
+    request: Request
+    prompt: list[int]
+
+    @classmethod
+    def begin(cls, engine: Engine, body: bytes, *, auto_tool_choice: bool) -> Answering:
+        """Raises RequestError or ChatError for what cannot be answered."""
         request = Request.from_body(body, engine.models)
         if request.tools and not auto_tool_choice:
             raise RequestError("tools need SM_VLLM_ENABLE_AUTO_TOOL_CHOICE=true on this endpoint")
         prompt = engine.tokenizer.encode(render(request.messages, request.tools, generation_prompt=True)).ids
-        answer = engine.answer(request, prompt)
-    except (RequestError, ChatError) as error:
-        return 400, error_body(str(error), "BadRequestError", 400)
-    return 200, response(request, answer, num_prompt_tokens=len(prompt), decode=engine.tokenizer.decode)
+        engine.require_room(prompt)
+        return cls(engine, request, prompt)
+
+    def response(self) -> dict[str, Any]:
+        answer = self.engine.answer(self.request, self.prompt)
+        return response(self.request, answer, num_prompt_tokens=len(self.prompt), decode=self.engine.tokenizer.decode)
+
+    def chunks(self) -> Generator[dict[str, Any], None, None]:
+        said = self.engine.say(self.request, self.prompt)
+        return chunks(self.request, said, num_prompt_tokens=len(self.prompt), decode=self.engine.tokenizer.decode)
 
 
 def main() -> int:
@@ -168,6 +212,16 @@ def _below(root: Path, path: str) -> Path:
     """`path` as it is, but for the container's /opt/ml, which HEARTBEAT_OPT_ML may put elsewhere."""
     inside = Path(path)
     return root / inside.relative_to("/opt/ml") if inside.is_relative_to("/opt/ml") else inside
+
+
+def _words(value: str) -> list[str]:
+    """The words that the vLLM image makes of a variable's value: several, where it is a JSON list."""
+    if not value.startswith("["):
+        return [value] if value else []
+    try:
+        return [str(word) for word in json.loads(value)]
+    except ValueError:
+        raise TrainingError(f"SM_VLLM_LORA_MODULES={value} must be NAME=PATH, or a JSON list of them") from None
 
 
 def _number(name: str, value: str) -> int:

@@ -6,6 +6,7 @@ and deploy stale code. What is staged here is what is hashed and what is deploye
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from heartbeat import tokens
 ROOT = Path(__file__).resolve().parent.parent
 STAGING = ".build"
 
-_DOMAIN_SUFFIXES = frozenset({".py", ".csv", ".json", ".template", ".toml"})
+_DOMAIN_SUFFIXES = frozenset({".py", ".csv", ".json", ".jsonl", ".template", ".toml"})
+_GATE = "heartbeat/gate.toml"
 _COMMAND_LINE = ("heartbeat/cli/", "heartbeat/__main__.py")  # never deployed
 
 
@@ -22,13 +24,20 @@ LAMBDA_PACKAGES = "lambda"
 """Folder of the environment: the packages for Lambda's machine that tools/environment.py put there."""
 
 
-def stage_lambda(root: Path = ROOT, environment: Path = Path(sys.prefix)) -> Path:
+def stage_lambda(root: Path = ROOT, environment: Path = Path(sys.prefix), gate: Path | None = None) -> Path:
     """The Lambda functions' code: the handlers of lambda/ at the top, the domain as package `heartbeat`.
 
     With what counts tokens exactly, if `environment` (a virtual environment) has it: packages/ and the vocabulary.
+    `gate`: the file that takes the place of heartbeat/gate.toml.
     """
-    handlers = {path.name: path for path in sorted((root / "lambda").glob("*.py"))}
-    return _stage(root / STAGING / "lambda", handlers | _domain(root) | _token_counting(environment))
+    files = {path.name: path for path in sorted((root / "lambda").glob("*.py"))}
+    files |= _domain(root) | _token_counting(environment)
+    folder = "lambda"
+    if gate is not None and gate != root / _GATE:
+        files[_GATE] = gate
+        # A folder of its own: another synth at the same time may stage another file.
+        folder = f"lambda-{hashlib.sha256(gate.read_bytes()).hexdigest()[:8]}"
+    return _stage(root / STAGING / folder, files)
 
 
 def _token_counting(environment: Path) -> dict[str, Path]:

@@ -15,8 +15,10 @@ _ANY_RESOURCE = {
     "EndAllRole": "SageMaker's List calls have no resource to be limited to; they show names only.",
     "TrainingRole": "ecr:GetAuthorizationToken has no resource; cloudwatch:PutMetricData is limited by namespace.",
     "EndpointRole": "ecr:GetAuthorizationToken has no resource; cloudwatch:PutMetricData is limited by namespace.",
-    "CleanUpMachineRole": "X-Ray and CloudWatch's log delivery have no resources to be limited to.",
+    "CleanUpStateMachineRole": "X-Ray and CloudWatch's log delivery have no resources to be limited to.",
     "StateMachineRole": "X-Ray and CloudWatch's log delivery have no resources to be limited to.",
+    "WeightsRole": "ecr:GetAuthorizationToken has no resource; cloudwatch:PutMetricData is limited by namespace.",
+    "WeightsStateMachineRole": "X-Ray and CloudWatch's log delivery have no resources to be limited to.",
 }
 
 
@@ -43,6 +45,8 @@ def wildcards(settings: Settings) -> dict[str, str]:
         f":role/aws-service-role/*/{SCALING_ROLE}": "One role of AWS's, below a folder of its service's name.",
         ":scalable-target/*": "Application Auto Scaling names its targets itself; limited to SageMaker's.",
         f":alarm:TargetTracking-endpoint/{settings.endpoint_name}*": "Scaling names its alarms by the endpoint.",
+        **{f":s3:::{name}/*": "The settings name this bucket of base weights." for name in settings.model_buckets},
+        f":execution:HeartBeat-{settings.environment}-Weights:*": "Each bringing of base weights is an execution.",
         ".Arn>:*": "The state machine calls its own functions in whichever version they are.",
     }
 

@@ -45,6 +45,8 @@ class Buckets:
     artifacts: s3.IBucket
     key: kms.IKey
     extra_datasets: Sequence[str] = ()
+    extra_models: Sequence[str] = ()
+    """Names of buckets that may hold base weights too"""
 
     def read_datasets(self) -> list[iam.PolicyStatement]:
         extra = [f"arn:{Aws.PARTITION}:s3:::{name}" for name in self.extra_datasets]
@@ -56,6 +58,15 @@ class Buckets:
             ),
             self.decrypt(),
         ]
+
+    def read_models(self, *prefixes: str) -> list[iam.PolicyStatement]:
+        """Base weights, wherever they may lie, and objects of the artifact bucket under `prefixes`."""
+        extra = [f"arn:{Aws.PARTITION}:s3:::{name}" for name in self.extra_models]
+        elsewhere = [
+            allow(["s3:ListBucket"], extra),
+            allow(["s3:GetObject"], [f"{bucket}/*" for bucket in extra]),
+        ]
+        return [*self.read(layout.BASE_MODELS, *prefixes), *(elsewhere if extra else [])]
 
     def read(self, *prefixes: str) -> list[iam.PolicyStatement]:
         """Reads objects of the artifact bucket under these prefixes, and lists those only."""
@@ -86,14 +97,14 @@ class Buckets:
 
 def training_role(scope: Construct, *, buckets: Buckets, repository: ecr.IRepository) -> iam.Role:
     """What SageMaker does for a training job: reads the inputs, writes the run's folder, logs, pulls the image."""
-    return _sagemaker_role(
+    return sagemaker_role(
         scope,
         "Training",
         *buckets.read_datasets(),
-        *buckets.read(layout.BASE_MODELS, layout.CHECKPOINTS),
+        *buckets.read_models(layout.CHECKPOINTS),
         *buckets.write(layout.RUNS, layout.CHECKPOINTS),
-        *_logs_and_metrics("TrainingJobs"),
-        *_pull(repository.repository_arn),
+        *logs_and_metrics("TrainingJobs"),
+        *pull(repository.repository_arn),
     )
 
 
@@ -101,18 +112,18 @@ def endpoint_role(
     scope: Construct, *, buckets: Buckets, image_repository_arn: str, alarm_arns: Sequence[str]
 ) -> iam.Role:
     """What SageMaker does for an endpoint: reads base weights and adapters, logs, pulls the serving image."""
-    return _sagemaker_role(
+    return sagemaker_role(
         scope,
         "Endpoint",
-        *buckets.read(layout.BASE_MODELS, layout.RUNS),
-        *_logs_and_metrics("Endpoints"),
-        *_pull(image_repository_arn),
+        *buckets.read_models(layout.RUNS),
+        *logs_and_metrics("Endpoints"),
+        *pull(image_repository_arn),
         # SageMaker's guide asks it of "your execution role", which is this one or the caller's: both have it.
         allow(["cloudwatch:DescribeAlarms"], alarm_arns),
     )
 
 
-def _sagemaker_role(scope: Construct, kind: str, *statements: iam.PolicyStatement) -> iam.Role:
+def sagemaker_role(scope: Construct, kind: str, *statements: iam.PolicyStatement) -> iam.Role:
     role = iam.Role(
         scope,
         f"{kind}Role",
@@ -124,7 +135,7 @@ def _sagemaker_role(scope: Construct, kind: str, *statements: iam.PolicyStatemen
     return role
 
 
-def _logs_and_metrics(kind: str) -> list[iam.PolicyStatement]:
+def logs_and_metrics(kind: str) -> list[iam.PolicyStatement]:
     # SageMaker itself makes these log groups, in every account under the same names.
     group = arn("logs", f"log-group:/aws/sagemaker/{kind}*")
     return [
@@ -140,7 +151,7 @@ def _logs_and_metrics(kind: str) -> list[iam.PolicyStatement]:
     ]
 
 
-def _pull(repository_arn: str) -> list[iam.PolicyStatement]:
+def pull(repository_arn: str) -> list[iam.PolicyStatement]:
     return [
         allow(["ecr:GetAuthorizationToken"], ["*"]),  # the token is the account's: ECR has no resource for it
         allow(
@@ -182,6 +193,19 @@ class Names:
         return arn("states", f"execution:{self.state_machine}:*")
 
     @property
+    def weights_machine(self) -> str:
+        return f"{self.state_machine}-Weights"
+
+    @property
+    def weights_executions(self) -> str:
+        return arn("states", f"execution:{self.weights_machine}:*")
+
+    @property
+    def state_machine_arns(self) -> list[str]:
+        """Of runs, and of the bringing of base weights."""
+        return [arn("states", f"stateMachine:{name}") for name in (self.state_machine, self.weights_machine)]
+
+    @property
     def endpoints(self) -> list[str]:
         """The app's endpoint, and those that an execution may name: see heartbeat.execution.RunRequest."""
         name = self.endpoint_name.lower()  # SageMaker writes names in ARNs in lower case
@@ -205,35 +229,66 @@ def orchestration(
     alarm_arns: Sequence[str],
 ) -> list[iam.PolicyStatement]:
     """What the state machine's own tasks call (its Lambda grants come with the functions)."""
-    passed = {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}
     return [
-        allow(["ecr:DescribeImages"], [repository_arn]),
-        allow(["codebuild:StartBuild", "codebuild:StopBuild", "codebuild:BatchGetBuilds"], [project_arn]),
-        allow(
-            [
-                "sagemaker:CreateTrainingJob",
-                "sagemaker:DescribeTrainingJob",
-                "sagemaker:StopTrainingJob",
-                "sagemaker:ListTags",
-                "sagemaker:AddTags",
-            ],
-            [names.jobs],
-        ),
+        *ensure_image(repository_arn, project_arn),
+        run_jobs(names),
+        allow(["states:StartExecution"], [arn("states", f"stateMachine:{names.weights_machine}")]),
+        allow(["states:DescribeExecution", "states:StopExecution"], [names.weights_executions]),
         allow(["sagemaker:CreateModelPackage"], names.packages),
         allow(["sagemaker:CreateModel", "sagemaker:AddTags"], [names.models]),
         allow(["sagemaker:CreateEndpointConfig", "sagemaker:AddTags"], [names.configs]),
         allow(["sagemaker:CreateEndpoint", "sagemaker:UpdateEndpoint"], [*names.endpoints, names.configs]),
         allow(["sagemaker:DescribeEndpoint", "sagemaker:AddTags"], names.endpoints),
         allow(["cloudwatch:DescribeAlarms"], alarm_arns),  # an update may name only alarms that its caller may see
-        allow(["iam:PassRole"], [training.role_arn, endpoint.role_arn], passed),
-        # `.sync` learns through rules that Step Functions manages in this account that a job or build ended.
-        allow(
-            ["events:PutTargets", "events:PutRule", "events:DescribeRule"],
-            [
-                arn("events", "rule/StepFunctionsGetEventsForSageMakerTrainingJobsRule"),
-                arn("events", "rule/StepFunctionsGetEventForCodeBuildStartBuildRule"),
-            ],
+        pass_to_sagemaker(training.role_arn, endpoint.role_arn),
+        managed_rules(
+            "StepFunctionsGetEventsForSageMakerTrainingJobsRule",
+            "StepFunctionsGetEventForCodeBuildStartBuildRule",
+            "StepFunctionsGetEventsForStepFunctionsExecutionRule",
         ),
+    ]
+
+
+def ensure_image(repository_arn: str, project_arn: str) -> list[iam.PolicyStatement]:
+    return [
+        allow(["ecr:DescribeImages"], [repository_arn]),
+        allow(["codebuild:StartBuild", "codebuild:StopBuild", "codebuild:BatchGetBuilds"], [project_arn]),
+    ]
+
+
+def run_jobs(names: Names) -> iam.PolicyStatement:
+    """`createTrainingJob.sync`, with tags."""
+    return allow(
+        [
+            "sagemaker:CreateTrainingJob",
+            "sagemaker:DescribeTrainingJob",
+            "sagemaker:StopTrainingJob",
+            "sagemaker:ListTags",
+            "sagemaker:AddTags",
+        ],
+        [names.jobs],
+    )
+
+
+def pass_to_sagemaker(*role_arns: str) -> iam.PolicyStatement:
+    passed = {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}
+    return allow(["iam:PassRole"], role_arns, passed)
+
+
+def managed_rules(*names: str) -> iam.PolicyStatement:
+    """`.sync` learns through rules that Step Functions manages in this account that a job, build or execution ended."""
+    return allow(
+        ["events:PutTargets", "events:PutRule", "events:DescribeRule"],
+        [arn("events", f"rule/{name}") for name in names],
+    )
+
+
+def read_served(names: Names) -> list[iam.PolicyStatement]:
+    """Reads which adapters the endpoint serves."""
+    return [
+        allow(["sagemaker:DescribeEndpoint"], names.endpoints),
+        allow(["sagemaker:DescribeEndpointConfig"], [names.configs]),
+        allow(["sagemaker:DescribeModel"], [names.models]),
     ]
 
 
@@ -309,8 +364,8 @@ def end_all(names: Names) -> list[iam.PolicyStatement]:
             ],
             ["*"],  # SageMaker's lists have no resource; they show names only
         ),
-        allow(["states:ListExecutions"], [arn("states", f"stateMachine:{names.state_machine}")]),
-        allow(["states:StopExecution"], [names.executions]),
+        allow(["states:ListExecutions"], names.state_machine_arns),
+        allow(["states:StopExecution"], [names.executions, names.weights_executions]),
         allow(["sagemaker:StopTrainingJob"], [names.jobs]),
         allow(["sagemaker:DescribeEndpoint", "sagemaker:DeleteEndpoint"], names.endpoints),
         allow(["sagemaker:DeleteEndpointConfig"], [names.configs]),

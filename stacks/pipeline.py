@@ -17,7 +17,7 @@ from constructs import Construct
 
 from heartbeat import layout
 from heartbeat.endpoint_record import CLEAN_UP_LIMIT
-from stacks import permissions
+from stacks import base_weights, permissions
 from stacks.bundling import stage_lambda
 from stacks.registry import Registry
 from stacks.rollback import rollback_alarms
@@ -52,6 +52,7 @@ class Pipeline(Stack):
             artifacts=storage.artifact_bucket,
             key=storage.key,
             extra_datasets=settings.extra_dataset_buckets,
+            extra_models=settings.model_buckets,
         )
         self._group = group = sagemaker.CfnModelPackageGroup(
             self,
@@ -67,9 +68,10 @@ class Pipeline(Stack):
         )
         self.rollback_alarms = rollback_alarms(self, settings)
         self._alarm_arns = [alarm.alarm_arn for alarm in self.rollback_alarms]
-        self._code = lambda_.Code.from_asset(str(stage_lambda()))
+        self.hub_token = base_weights.token_secret(self, settings=settings, key=storage.key)
+        self._code = lambda_.Code.from_asset(str(stage_lambda(gate=settings.gate_path)))
         self.functions = {name: self._function(name, handler) for name, handler in self._handlers().items()}
-        self.state_machine = self._state_machine()
+        self.weights_machine, self.state_machine = self._state_machines()
         self._clean_up_after_abort()
         self._end_all_with_the_stack()
         for name, value in (
@@ -78,22 +80,31 @@ class Pipeline(Stack):
             ("ArtifactBucketName", storage.artifact_bucket.bucket_name),
             ("EndpointName", self.endpoint_name),
             ("BaseModelPrefix", layout.base_model_prefix(settings.base_model, settings.weight_format)),
+            ("WeightsStateMachineArn", self.weights_machine.state_machine_arn),
+            ("HubTokenSecretArn", self.hub_token.attr_id),
         ):
             CfnOutput(self, name, value=value)
 
     def _handlers(self) -> dict[str, Handler]:
         buckets, settings = self._buckets, self._settings
         model = {"BASE_MODEL": settings.base_model, "WEIGHT_FORMAT": settings.weight_format}
+        token = {"TOKEN_SECRET": self.hub_token.attr_id}
+        see_token = base_weights.see_token(self.hub_token.attr_id)
         allowed = [self._storage.data_bucket.bucket_name, *settings.extra_dataset_buckets]
+        models = [self._storage.artifact_bucket.bucket_name, *settings.model_buckets]
         return {
             "check_dataset": Handler(
                 grants=[*buckets.read_datasets(), *buckets.write_runs()],
-                environment={"DATASET_BUCKETS": ",".join(allowed)},
+                environment={"DATASET_BUCKETS": ",".join(allowed), "MODEL_BUCKETS": ",".join(models)},
                 minutes=15,
                 memory_mib=1024,
             ),
             "make_plan": Handler(
-                grants=[*buckets.read(layout.BASE_MODELS), *buckets.write_runs()],
+                grants=[
+                    *buckets.read_models(),
+                    *buckets.write_runs(),
+                    *permissions.read_served(self._names),
+                ],
                 environment={
                     **model,
                     "SERVING_INSTANCE_TYPES": ",".join(settings.serving_instance_types),
@@ -102,10 +113,17 @@ class Pipeline(Stack):
                     "ENDPOINT_UPDATE": settings.endpoint_update,
                 },
             ),
-            "ensure_base_weights": Handler(grants=buckets.read(layout.BASE_MODELS), environment=model),
+            "ensure_base_weights": Handler(grants=[*buckets.read_models(), see_token], environment={**model, **token}),
+            "plan_weights": Handler(
+                grants=[*buckets.read(layout.BASE_MODELS), see_token],
+                environment={**model, **token, "HUB_URL": settings.hub_url},
+            ),
+            "read_weights": Handler(grants=buckets.read(layout.BASE_MODELS)),
+            "explain_weights": Handler(grants=[]),
             "read_training": Handler(grants=[*buckets.read(layout.RUNS), *buckets.write_runs()], minutes=15),
             "quality_gate": Handler(grants=[*buckets.read(layout.RUNS), *buckets.write_runs()]),
             "request_approval": Handler(grants=buckets.write_runs()),
+            "gather_adapters": Handler(grants=permissions.read_served(self._names)),
             "acceptance_check": Handler(
                 grants=[
                     permissions.allow(["sagemaker:InvokeEndpoint"], self._names.endpoints),
@@ -144,7 +162,7 @@ class Pipeline(Stack):
                 grants=permissions.end_all(self._names),
                 environment={
                     "ENDPOINT_NAME": self.endpoint_name,
-                    "STATE_MACHINE_ARN": permissions.arn("states", f"stateMachine:{self._names.state_machine}"),
+                    "STATE_MACHINE_ARNS": ",".join(self._names.state_machine_arns),
                     "MODEL_PACKAGE_GROUP": "" if settings.retain_data else self._names.model_package_group,
                 },
                 minutes=15,
@@ -188,77 +206,103 @@ class Pipeline(Stack):
             },
         )
 
-    def _state_machine(self) -> sfn.StateMachine:
+    def _state_machines(self) -> tuple[sfn.StateMachine, sfn.StateMachine]:
+        """That of base weights, and that of a run."""
         settings, registry = self._settings, self._registry
         serving = serving_image(self, settings.vllm_image)
         training = permissions.training_role(self, buckets=self._buckets, repository=registry.repository)
         endpoint = permissions.endpoint_role(
             self, buckets=self._buckets, image_repository_arn=serving.repository_arn, alarm_arns=self._alarm_arns
         )
-        start = run_graph(
-            self,
-            "Run",
-            inputs=Inputs(
-                functions=self.functions,
-                defaults={
-                    "dataset": layout.uri(self._storage.data_bucket.bucket_name, settings.default_dataset_key),
-                    "instance_types": list(settings.instance_types),
-                    "max_runtime_seconds": settings.max_runtime_seconds,
-                    "budget_usd": settings.budget_usd,
-                    "use_spot": settings.use_spot,
-                    "endpoint_name": self.endpoint_name,
-                },
-                environment=settings.environment,
-                artifact_bucket=self._storage.artifact_bucket.bucket_name,
-                key_arn=self._storage.key.key_arn,
-                repository_name=registry.repository.repository_name,
-                image_tag=registry.image_tag,
-                image_uri=registry.repository.repository_uri_for_tag(registry.image_tag),
-                build_project=registry.build_project.project_name,
-                serving_image=serving.uri,
-                model_package_group=self._names.model_package_group,
-                training_role_arn=training.role_arn,
-                endpoint_role_arn=endpoint.role_arn,
-                endpoint=EndpointInputs(
-                    name=self.endpoint_name,
-                    num_instances=settings.endpoint_instances,
-                    scales=settings.endpoint_max_instances is not None,
-                    update=settings.endpoint_update,
-                    alarm_names=[alarm.alarm_name for alarm in self.rollback_alarms],
-                ),
+        bring = base_weights.weights_role(
+            self, buckets=self._buckets, repository=registry.repository, secret_arn=self.hub_token.attr_id
+        )
+        inputs = Inputs(
+            functions=self.functions,
+            defaults={
+                "dataset": layout.uri(self._storage.data_bucket.bucket_name, settings.default_dataset_key),
+                "base_model": settings.base_model_uri,
+                "instance_types": list(settings.instance_types),
+                "max_runtime_seconds": settings.max_runtime_seconds,
+                "budget_usd": settings.budget_usd,
+                "use_spot": settings.use_spot,
+                "endpoint_name": self.endpoint_name,
+            },
+            environment=settings.environment,
+            artifact_bucket=self._storage.artifact_bucket.bucket_name,
+            key_arn=self._storage.key.key_arn,
+            repository_name=registry.repository.repository_name,
+            image_tag=registry.image_tag,
+            image_uri=registry.repository.repository_uri_for_tag(registry.image_tag),
+            build_project=registry.build_project.project_name,
+            serving_image=serving.uri,
+            serving_internet=settings.serving_internet,
+            serving_falls_back=len(settings.serving_instance_types) > 1,
+            model_package_group=self._names.model_package_group,
+            weights_machine=self._names.weights_machine,
+            weight_format=settings.weight_format,
+            training_role_arn=training.role_arn,
+            endpoint_role_arn=endpoint.role_arn,
+            endpoint=EndpointInputs(
+                name=self.endpoint_name,
+                num_instances=settings.endpoint_instances,
+                scales=settings.endpoint_max_instances is not None,
+                update=settings.endpoint_update,
+                alarm_names=[alarm.alarm_name for alarm in self.rollback_alarms],
             ),
         )
-        role = iam.Role(
-            self,
-            "StateMachineRole",
-            assumed_by=permissions.service("states.amazonaws.com"),
-            description="State machine of HeartBeat Engine",
+        weights = self._machine(
+            "Weights",
+            name=self._names.weights_machine,
+            comment="Brings the base weights into the bucket, packs and converts them. {} is a valid input.",
+            start=base_weights.bring_graph(self, "Bring", inputs=inputs, role_arn=bring.role_arn, settings=settings),
+            statements=base_weights.orchestration(
+                names=self._names,
+                role_arn=bring.role_arn,
+                repository_arn=registry.repository.repository_arn,
+                project_arn=registry.build_project.project_arn,
+            ),
+            timeout=Duration.days(base_weights.EXECUTION_DAYS),
         )
-        for statement in permissions.orchestration(
-            names=self._names,
-            training=training,
-            endpoint=endpoint,
-            repository_arn=registry.repository.repository_arn,
-            project_arn=registry.build_project.project_arn,
-            alarm_arns=self._alarm_arns,
-        ):
-            role.add_to_policy(statement)
-        return self._machine(
-            "StateMachine",
+        run = self._machine(
+            "",
             name=self._names.state_machine,
             comment="Fine-tunes Llama 4 Scout on a chat dataset and deploys it if it passed. {} is a valid input.",
-            start=start,
-            role=role,
+            start=run_graph(self, "Run", inputs=inputs),
+            statements=permissions.orchestration(
+                names=self._names,
+                training=training,
+                endpoint=endpoint,
+                repository_arn=registry.repository.repository_arn,
+                project_arn=registry.build_project.project_arn,
+                alarm_arns=self._alarm_arns,
+            ),
             # Longer than a week's approval and a 28-day job are not told apart from a run that hangs.
             timeout=Duration.days(37),
         )
+        return weights, run
 
     def _machine(
-        self, id_: str, *, name: str, comment: str, start: sfn.State, role: iam.Role, timeout: Duration
+        self,
+        id_: str,
+        *,
+        name: str,
+        comment: str,
+        start: sfn.State,
+        timeout: Duration,
+        statements: Sequence[iam.PolicyStatement] = (),
     ) -> sfn.StateMachine:
+        role = iam.Role(
+            self,
+            f"{id_}StateMachineRole",
+            assumed_by=permissions.service("states.amazonaws.com"),
+            description="State machine of HeartBeat Engine",
+        )
+        for statement in statements:
+            role.add_to_policy(statement)
         return sfn.StateMachine(
             self,
-            id_,
+            f"{id_}StateMachine",
             state_machine_name=name,
             comment=comment,
             definition_body=sfn.DefinitionBody.from_chainable(start),
@@ -266,7 +310,7 @@ class Pipeline(Stack):
             role=role,
             tracing_enabled=True,
             logs=sfn.LogOptions(
-                destination=self._log_group(f"{id_}Log"),
+                destination=self._log_group(f"{id_}StateMachineLog"),
                 level=sfn.LogLevel.ALL,
                 # The history has the data; the log keeps none of it, the approval's task token least of all.
                 include_execution_data=False,
@@ -276,18 +320,11 @@ class Pipeline(Stack):
 
     def _clean_up_after_abort(self) -> None:
         """A state machine that is stopped runs no further state: a rule starts the clean-up in its place."""
-        role = iam.Role(
-            self,
-            "CleanUpMachineRole",
-            assumed_by=permissions.service("states.amazonaws.com"),
-            description="State machine of the clean-up of HeartBeat Engine",
-        )
         machine = self._machine(
-            "CleanUpMachine",
+            "CleanUp",
             name=f"{self._names.state_machine}-CleanUp",
             comment="Ends what an aborted or timed-out run left that bills",
             start=clean_up_graph(self, "CleanUpAborted", function=self.functions["clean_up"]),
-            role=role,
             timeout=Duration.hours(CLEAN_UP_LIMIT.total_seconds() / 3600),
         )
         events.Rule(
@@ -299,7 +336,10 @@ class Pipeline(Stack):
                 detail_type=["Step Functions Execution Status Change"],
                 detail={
                     "status": ["ABORTED", "TIMED_OUT"],
-                    "stateMachineArn": [self.state_machine.state_machine_arn],
+                    "stateMachineArn": [
+                        self.state_machine.state_machine_arn,
+                        self.weights_machine.state_machine_arn,
+                    ],
                 },
             ),
             targets=[targets.SfnStateMachine(machine)],
@@ -311,7 +351,7 @@ class Pipeline(Stack):
         ending = CustomResource(
             self, "WhatRunsLeft", service_token=function.function_arn, resource_type="Custom::WhatRunsLeft"
         )
-        ending.node.add_dependency(function, self.state_machine, self._group)
+        ending.node.add_dependency(function, self.state_machine, self.weights_machine, self._group)
 
     def _log_group(self, id_: str) -> logs.LogGroup:
         """Named by CloudFormation: one that was retained does not stand in the way of the next deployment."""

@@ -20,6 +20,7 @@ meanwhile."""
 
 def deploy(states: States) -> Part:
     register, claim = _register_model(states), _claim_endpoint(states)
+    gather, model, config = _gather_adapters(states), _create_model(states), _create_endpoint_config(states)
     create, update, wait = _create_endpoint(states), _update_endpoint(states), _wait_for_endpoint(states)
     turn = sfn.Choice(states, "Our turn?", comment="One run at a time changes an endpoint")
     deploy = sfn.Choice(states, "Deploy endpoint", comment="Create, or update beside the one that serves")
@@ -42,10 +43,12 @@ def deploy(states: States) -> Part:
         cause="{% 'endpoint ' & $run.endpoint_name & ' is ' & $claim.status & ' and cannot be updated: wait, or"
         " delete it with: aws sagemaker delete-endpoint --endpoint-name ' & $run.endpoint_name %}",
     )
-    register.next(_create_model(states)).next(_create_endpoint_config(states)).next(claim).next(turn)
-    turn.when(sfn.Condition.jsonata("{% $claim.claimed %}"), deploy)
+    # Claimed before its adapters are read: what another run adds meanwhile would be lost.
+    register.next(claim).next(turn)
+    turn.when(sfn.Condition.jsonata("{% $claim.claimed %}"), gather)
     turn.when(sfn.Condition.jsonata(f"{{% $run.wait_for_endpoint and $turns < {TURNS} %}}"), pause.next(claim))
     turn.otherwise(refused)
+    gather.next(model).next(config).next(deploy)
     deploy.when(sfn.Condition.jsonata("{% $claim.status = 'Absent' %}"), create)
     deploy.when(sfn.Condition.jsonata("{% $claim.status = 'InService' %}"), update)
     deploy.otherwise(not_ready)
@@ -81,6 +84,7 @@ def _register_model(states: States) -> sfn.CustomState:
             adapter_uri="{% $training.adapter_uri %}",
             approval="Approved",
             metadata={
+                "adapter_name": "{% $run.adapter_name %}",
                 "base_model": "{% $base.uri %}",
                 "dataset": "{% $run.dataset %}",
                 "dataset_sha256": "{% $dataset.sha256 %}",
@@ -94,20 +98,36 @@ def _register_model(states: States) -> sfn.CustomState:
     )
 
 
+def _gather_adapters(states: States) -> tasks.LambdaInvoke:
+    return states.invoke(
+        "Gather adapters",
+        "gather_adapters",
+        comment="This run's adapter beside those that the endpoint serves already",
+        payload={
+            "endpoint_name": "{% $run.endpoint_name %}",
+            "image": states.inputs.serving_image,
+            "adapter": {
+                "name": "{% $run.adapter_name %}",
+                "uri": "{% $training.adapter_uri %}",
+                "base_uri": "{% $base.uri %}",
+                "max_lora_rank": "{% $plan.serving.max_lora_rank %}",
+                "container": "{% $plan.serving.container %}",
+            },
+        },
+        assign={"container": "{% $states.result.Payload.container %}"},
+    )
+
+
 def _create_model(states: States) -> sfn.CustomState:
     return states.call(
         "Create model",
         "aws-sdk:sagemaker:createModel",
-        comment="Base weights and adapter, for the serving image",
+        comment="Base weights and adapters, for the serving image",
         arguments=requests.create_model(
             name="{% $servingName %}",
             role_arn=states.inputs.endpoint_role_arn,
-            primary_container=requests.container(
-                image=states.inputs.serving_image,
-                base_model_uri="{% $base.uri %}",
-                adapter_uri="{% $training.adapter_uri %}",
-                environment="{% $plan.serving.environment %}",
-            ),
+            primary_container="{% $container %}",
+            internet=states.inputs.serving_internet,
             model_tags=states.tags(),
         ),
     )
@@ -123,6 +143,7 @@ def _create_endpoint_config(states: States) -> sfn.CustomState:
             model="{% $servingName %}",
             instance_type="{% $plan.serving.instance_type %}",
             num_instances=states.inputs.endpoint.num_instances,
+            pools="{% $plan.serving.instance_pools %}" if states.inputs.serving_falls_back else None,
             config_tags=states.tags(),
         ),
     )
@@ -188,7 +209,11 @@ def _wait_for_endpoint(states: States) -> Part:
         "Acceptance check",
         "acceptance_check",
         comment="Through InvokeEndpoint: it answers, and the adapter changes the answers",
-        payload={"endpoint_name": "{% $run.endpoint_name %}", "dataset": "{% $run.dataset %}"},
+        payload={
+            "endpoint_name": "{% $run.endpoint_name %}",
+            "adapter_name": "{% $run.adapter_name %}",
+            "dataset": "{% $run.dataset %}",
+        },
         assign={"accepted": "{% $states.result.Payload %}"},
         minutes=15,
     )

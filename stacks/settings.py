@@ -9,14 +9,16 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aws_cdk as cdk
 from aws_cdk import aws_logs as logs
 from constructs import Node
 
-from heartbeat import catalog, layout, requests
+from heartbeat import base_weights, catalog, layout, requests, score_gate
 from heartbeat.job import SettingError
+from stacks.bundling import ROOT
 
 SECTION = "heartbeat"
 
@@ -50,6 +52,9 @@ _PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/=+@-]{0,127}")  # a tag's value
 _MODEL = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _ENDPOINT = re.compile(r"[A-Za-z0-9](-*[A-Za-z0-9]){0,62}")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_FOLDER = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/(\S*/)?")
+# Over anything but TLS the token could be read on the way; loopback is for tests.
+_HUB = re.compile(r"https://[A-Za-z0-9.-]+(:\d+)?|http://127\.0\.0\.1:\d+")
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _IMAGE = re.compile(
     r"(\d{12}\.dkr\.ecr\.[a-z0-9-]+\.[a-z.]+/)?[a-z0-9][a-z0-9_-]*(/[a-z0-9._-]+)*(:\w[\w.-]*|@sha256:[0-9a-f]{64})"
@@ -66,6 +71,10 @@ class Settings:
     """Value of the tag `heartbeat:project`, by which the monthly budget counts the cost."""
     base_model: str = layout.BASE_MODEL
     """Hugging Face id of the base model; its checkpoint lies at layout.base_model_prefix."""
+    base_model_uri: str | None = None
+    """S3 prefix that has the base weights already; left out, they are brought to or uploaded into the app's bucket."""
+    hub_url: str = base_weights.HUB
+    """Where base weights are brought from: Hugging Face or a mirror of it, which gets to see the token."""
     default_dataset_key: str = layout.DEFAULT_DATASET
     """Key in the data bucket that an execution trains on when its input names no dataset."""
     endpoint_name: str = ""
@@ -88,7 +97,8 @@ class Settings:
     use_spot: bool = False
     """Train on spot capacity unless the execution's input says otherwise."""
     serving_instance_types: tuple[str, ...] = ()
-    """Endpoint instances, best first; the planner ranks its catalogue when left out."""
+    """Endpoint instances, best first; where there is no capacity for one the next takes its place, if it has as many
+    GPUs to split over. The planner chooses the cheapest of its catalogue when left out."""
     endpoint_instances: int = 1
     """Instances of an endpoint, each of which bills; the least where it scales."""
     endpoint_max_instances: int | None = None
@@ -100,16 +110,23 @@ class Settings:
     endpoint_instances=2; the first two bill twice the instances while an update lasts."""
     keep_previous: int = 1
     """How many configurations and models before the one that serves are kept, to go back to by hand."""
+    serving_internet: bool = False
+    """Let the serving container reach the internet; vLLM needs none, and by default it has no network at all."""
     weight_format: str = "bf16"
     """Folder of the base model's checkpoint that is trained on and served."""
     vllm_image: str = "vllm:0.30.0-gpu-py312-cu130-ubuntu24.04-sagemaker"
     """Serving image: `name:tag` in the Region's own AWS Deep Learning Containers registry, or a whole URI."""
     volume_size_gib: int = 500
     """Least EBS volume of a training job; instances with NVMe disks ignore it."""
+    gate_file: str = "heartbeat/gate.toml"
+    """What a tuned model must reach before it is deployed; a path from the repository's root. Deployed with the app:
+    neither an execution nor a base model chooses its own bounds."""
     tags: Mapping[str, str] = field(default_factory=dict)
     """More tags for every resource."""
     extra_dataset_buckets: tuple[str, ...] = ()
     """Buckets beside the data bucket that an execution may read datasets from."""
+    extra_model_buckets: tuple[str, ...] = ()
+    """Buckets beside the app's own, and that of base_model_uri, that an execution may take base weights from."""
     checkpoint_days: int = 14
     """Days until a run's training checkpoints expire; its adapter and report stay."""
     noncurrent_version_days: int = 30
@@ -130,6 +147,7 @@ class Settings:
         self._check_numbers()
         self._check_update()
         self._check_instances()
+        self._check_gate()
 
     @classmethod
     def from_context(cls, context: Node | Mapping[str, Any], environment: str) -> Settings:
@@ -163,6 +181,10 @@ class Settings:
         return cls(environment=environment, **values)
 
     @property
+    def gate_path(self) -> Path:
+        return ROOT / self.gate_file
+
+    @property
     def log_retention(self) -> logs.RetentionDays:
         return _RETENTION_DAYS[self.log_retention_days]
 
@@ -170,6 +192,12 @@ class Settings:
     def removal_policy(self) -> cdk.RemovalPolicy:
         """Of whatever holds data: buckets, keys, images, logs."""
         return cdk.RemovalPolicy.RETAIN if self.retain_data else cdk.RemovalPolicy.DESTROY
+
+    @property
+    def model_buckets(self) -> tuple[str, ...]:
+        """Buckets beside the app's own that base weights may lie in."""
+        named = [layout.split_uri(self.base_model_uri)[0]] if self.base_model_uri else []
+        return tuple(dict.fromkeys([*named, *self.extra_model_buckets]))
 
     @property
     def all_tags(self) -> dict[str, str]:
@@ -191,6 +219,8 @@ class Settings:
             "endpoint_name": (_ENDPOINT, "be 1 to 63 letters, digits and single hyphens"),
             "vllm_image": (_IMAGE, "be an image of Amazon ECR with its tag or digest, like vllm:0.30.0-gpu"),
             "alarm_email": (_EMAIL, "be one e-mail address"),
+            "base_model_uri": (_FOLDER, "be a folder in S3, like s3://BUCKET/PREFIX/"),
+            "hub_url": (_HUB, "be the https address of a hub, without a path"),
         }
         for name, (pattern, must) in patterns.items():
             value = getattr(self, name)
@@ -204,9 +234,10 @@ class Settings:
                 f"must begin with {layout.DATASETS}",
                 f"leave it out for {layout.DEFAULT_DATASET}",
             )
-        for bucket in self.extra_dataset_buckets:
-            if not _BUCKET.fullmatch(bucket):
-                self._refuse("extra_dataset_buckets", f"holds {bucket!r}", "give bucket names, without s3:// or keys")
+        for name in ("extra_dataset_buckets", "extra_model_buckets"):
+            for bucket in getattr(self, name):
+                if not _BUCKET.fullmatch(bucket):
+                    self._refuse(name, f"holds {bucket!r}", "give bucket names, without s3:// or keys")
         for key in self.tags:
             if key.startswith(("aws:", "heartbeat:")):
                 self._refuse("tags", f"sets {key!r}, which is not yours to set", "use another prefix")
@@ -269,6 +300,15 @@ class Settings:
                     )
             if len(set(values)) != len(values):
                 self._refuse(name, "names an instance twice", "list each once, best first")
+
+    def _check_gate(self) -> None:
+        try:
+            score_gate.load(self.gate_path)
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            self._refuse("gate_file", f"cannot be read ({why})", "name a file below the repository's root")
+        except SettingError as error:
+            self._refuse("gate_file", f"has a mistake: {error}", "correct the file, or leave the setting out")
 
 
 _Kind = tuple[str, Callable[[Any], bool], Callable[[Any], Any]]

@@ -12,7 +12,7 @@ from aws_cdk import aws_stepfunctions as sfn
 from aws_cdk import aws_stepfunctions_tasks as tasks
 from constructs import Construct
 
-from stacks import serving_states, training_states
+from stacks import base_weights, serving_states, training_states
 from stacks.states import LAMBDA_FAULTS, Inputs, States, wait_for_sagemaker
 
 
@@ -26,11 +26,12 @@ def run_graph(scope: Construct, id_: str, *, inputs: Inputs) -> sfn.State:
         training_states.train(states),
         serving_states.deploy(states),
     )
-    weights, gate, report = training_states.ensure_base_weights(states), _quality_gate(states), _report(states)
+    plan, gate, report = _plan(states), _quality_gate(states), _report(states)
+    weights = base_weights.ensure(states, plan=plan)
 
-    start.next(_check_dataset(states)).next(_plan(states)).next(image.first)
-    image.then(weights)
-    weights.next(train.first)
+    start.next(_check_dataset(states)).next(plan).next(image.first)
+    image.then(weights.first)
+    weights.then(train.first)
     train.then(gate)
     gate.next(
         sfn.Choice(states, "Deploy?", comment="Train only, ask a person first, or go straight on")
@@ -77,6 +78,7 @@ def _begin(states: States) -> sfn.Pass:
             "training": {},
             "endpoint": {},
             "updateBegan": "{% '' %}",
+            "brought": False,
             "attempt": 0,
             "tried": [],
             "polls": 0,
@@ -153,6 +155,7 @@ def _report(states: States) -> tasks.LambdaInvoke:
         comment="Trained, passed, and serving where that was asked for",
         outputs={
             "endpoint_name": "{% $run.deploy ? $run.endpoint_name : null %}",
+            "adapter_name": "{% $run.adapter_name %}",
             "adapter": "{% $training.adapter_uri %}",
             "training_job": "{% $training.job_name %}",
             "instance_type": "{% $training.instance_type %}",

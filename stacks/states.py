@@ -65,7 +65,13 @@ class Inputs:
     image_uri: str
     build_project: str
     serving_image: str
+    serving_internet: bool
+    serving_falls_back: bool
+    """Whether several instances were named for endpoints, so that another can stand in where there is no capacity."""
     model_package_group: str
+    weights_machine: str
+    """Name of the state machine that brings base weights"""
+    weight_format: str
     training_role_arn: str
     endpoint_role_arn: str
     endpoint: EndpointInputs
@@ -195,5 +201,7 @@ def _faults(resource: str) -> list[str]:
         return ["SageMaker.AmazonSageMakerException", "SageMaker.ThrottlingException"]
     if resource.startswith("codebuild:"):
         return ["CodeBuild.AWSCodeBuildException", "CodeBuild.ThrottlingException"]
+    if resource.startswith("states:"):
+        return ["StepFunctions.AWSStepFunctionsException", "StepFunctions.ThrottlingException"]
     prefix = {"ecr": "Ecr", "sagemaker": "SageMaker"}[resource.split(":")[1]]
     return [f"{prefix}.ThrottlingException", f"{prefix}.ServerException", f"{prefix}.SdkClientException"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 from aws_cdk import aws_stepfunctions as sfn
-from aws_cdk import aws_stepfunctions_tasks as tasks
 
 from heartbeat import requests
 from stacks.states import Part, States
@@ -32,16 +31,6 @@ def ensure_image(states: States) -> Part:
     ensure.add_catch(build, errors=["Ecr.ImageNotFoundException"])
     states.catch(ensure, "Ensure image")
     return Part(ensure, [ensure, build])
-
-
-def ensure_base_weights(states: States) -> tasks.LambdaInvoke:
-    return states.invoke(
-        "Ensure base weights",
-        "ensure_base_weights",
-        comment="Every file of the checkpoint is there before an instance is started for it",
-        payload={},
-        assign={"base": "{% $states.result.Payload %}"},
-    )
 
 
 def train(states: States) -> Part:

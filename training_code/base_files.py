@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from heartbeat.checkpoint import EMBEDDING_FILE, HEAD_FILE, layer_file
 from heartbeat.scout import ModelShape, UnsupportedModelError
 from training_code import nf4, packs
 from training_code.architecture import Architecture
@@ -35,9 +36,6 @@ from training_code.weight_names import (
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
-EMBEDDING_FILE, HEAD_FILE = "embedding.safetensors", "head.safetensors"
-"""Of a quantised folder; the final norm is in the head's."""
-
 _FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 
 
@@ -185,11 +183,6 @@ class QuantisedFolder(BaseModel):
     ) -> Pack:
         del quantise, dtype, device
         return packs.read(self.folder / layer_file(number), out)
-
-
-def layer_file(number: int) -> str:
-    """The name of a layer's file in a quantised folder."""
-    return f"layer-{number:03}.safetensors"
 
 
 def open_base(folder: Path) -> BaseModel:

@@ -8,8 +8,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TextIO
 
@@ -24,8 +24,27 @@ INTERRUPTED = 130
 """Exit status of a shell's command that was ended by Ctrl-C."""
 
 _BAR_WIDTH = 30
-_COPIED = ("*.json", "*.jinja", "*.model", "*.txt", "*.md", "LICENSE*", "USE_POLICY*")
+COPIED = ("*.json", "*.jsonl", "*.jinja", "*.model", "*.txt", "*.md", "LICENSE*", "USE_POLICY*")
 """What a checkpoint has beside its weights"""
+
+
+class Files:
+    """Where a tool's source and result lie: in folders of this machine, so that there is nothing to do."""
+
+    def num_bytes(self, parts: Sequence[tuple[Collection[Path], int]]) -> int:
+        """Room that the disk needs for making parts, each of files that it reads and of bytes that it writes."""
+        return sum(made for _, made in parts)
+
+    def reading(self, files: Collection[Path]) -> AbstractContextManager[None]:
+        """The bodies of these files of the source can be read."""
+        del files
+        return nullcontext()
+
+    def finished(self, path: Path) -> None:
+        """The file of the result is whole. What was written before it is, too."""
+
+
+LOCAL = Files()
 
 
 class Progress:
@@ -102,8 +121,8 @@ def refuse_too_small_a_disk(folder: Path, num_bytes: int) -> None:
 
 
 def small_files(source: Path) -> list[Path]:
-    """Config, tokenizer, chat template, licence: a checkpoint's files that are neither weights nor an index of them."""
-    found = {file for pattern in _COPIED for file in source.glob(pattern) if file.is_file()}
+    """Config, tokenizer, chat template, probes, licence: what a checkpoint has but weights and an index of them."""
+    found = {file for pattern in COPIED for file in source.glob(pattern) if file.is_file()}
     return sorted(file for file in found if not file.name.endswith(".index.json"))
 
 

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from heartbeat import dataset, held_out
+from heartbeat.cases import Tools, known_tools
 from heartbeat.chat import render, why_unservable
 from heartbeat.conversation import ChatError, Row
 from training_code.errors import TrainingError
@@ -22,6 +23,10 @@ class Data:
 
     training: list[Encoded]
     heldout: list[Encoded]
+    heldout_rows: list[Row]
+    """What `heldout` was made of, in the same order."""
+    tools: Tools
+    """Those that exist in the dataset."""
     num_over_long: int
     """Rows left out, of both sides together, because they have more than MAX_LENGTH tokens."""
     num_near_repeats: int
@@ -59,6 +64,8 @@ def load(
     data = Data(
         training=_short_enough(training, max_length),
         heldout=_short_enough(heldout, max_length),
+        heldout_rows=[row for row, ids in zip(heldout_rows, heldout, strict=True) if len(ids.ids) <= max_length],
+        tools=known_tools([*training_rows, *heldout_rows]),
         num_over_long=sum(len(row.ids) > max_length for row in (*training, *heldout)),
         num_near_repeats=len(left_out),
         sha256=sha256_of(*files),

@@ -23,6 +23,10 @@ PREFILL_TOKENS = 8192
 """Of prompts that go through a layer together, as in a micro-batch of training; a longer prompt goes alone."""
 
 
+class Interrupted(Exception):  # noqa: N818 (no error: somebody asked for it)
+    """Generation was left before its end, by all ranks at the same token."""
+
+
 @torch.no_grad()
 def generate(
     llama: Llama,
@@ -34,6 +38,8 @@ def generate(
     batch_size: int,
     ranks: Ranks | None = None,
     progress: Callable[[int], None] | None = None,
+    prefill_tokens: int = PREFILL_TOKENS,
+    interrupted: Callable[[], bool] = lambda: False,
 ) -> list[list[int]]:
     """The likeliest next token again and again after each prompt (token ids); answers in the order of the prompts.
 
@@ -44,7 +50,8 @@ def generate(
     `batch_size`: prompts that are answered together, on each rank. A row that has ended leaves its batch; its place
     is not taken by another. Under several `ranks` all call this with the same arguments, each answers its share of
     the prompts, walking the layers as often as the others, and all return all answers. `progress` is told how many of
-    this rank's prompts are answered, whenever there are more.
+    this rank's prompts are answered, whenever there are more. `prefill_tokens` as PREFILL_TOKENS, for GPUs with less
+    room. `interrupted` is asked before each token; where it says so on any rank, all raise Interrupted.
 
     Raises ValueError for an empty prompt, a token that the model does not know, and sizes that make no sense.
     """
@@ -61,7 +68,8 @@ def generate(
     for start in range(0, most, batch_size):
         members = mine[start : start + batch_size]
         batch = _Batch(llama, [prompts[number] for number in members], max_new_tokens, adapted)
-        said = batch.read()
+        _go_on(ranks, bool(members), interrupted(), llama.device)
+        said = batch.read(prefill_tokens)
         while True:
             for number, token in zip(members, said, strict=True):
                 answers[number].append(token)
@@ -71,7 +79,7 @@ def generate(
                 num_answered += sum(ended)
                 if progress is not None:
                     progress(num_answered)
-            if not _any(ranks, bool(members), llama.device):
+            if not _go_on(ranks, bool(members), interrupted(), llama.device):
                 break
             said = batch.say([answers[number][-1] for number in members])
         del batch  # its cache would stay while the next is made
@@ -231,10 +239,10 @@ class _Batch:
         self._lengths = [len(prompt) for prompt in prompts]
         self._cache = _Cache(llama, len(prompts), max(self._lengths, default=0) + max_new_tokens)
 
-    def read(self) -> list[int]:
-        """Read the prompts; the first token of each row's answer."""
+    def read(self, room: int) -> list[int]:
+        """Read the prompts, as many together as `room` tokens hold; the first token of each row's answer."""
         parts, start = [], 0
-        for length in _cut(self._lengths, PREFILL_TOKENS):
+        for length in _cut(self._lengths, room):
             parts.append(_Prompts.of(self._llama, self._prompts[start : start + length], start, self._cache))
             start += length
         self._walk(parts)
@@ -290,13 +298,16 @@ def _cut(lengths: Sequence[int], room: int) -> list[int]:
     return found
 
 
-def _any(ranks: Ranks, here: bool, device: torch.device) -> bool:
-    """Whether it is so on any rank."""
-    if ranks.world_size == 1:
-        return here
-    told = torch.tensor(int(here), device=device)
-    ranks.add_up(told)
-    return bool(told.item())
+def _go_on(ranks: Ranks, has_rows: bool, interrupted: bool, device: torch.device) -> bool:
+    """Whether any rank has rows left. Raises Interrupted where any was interrupted."""
+    told = [int(has_rows), int(interrupted)]
+    if ranks.world_size > 1:
+        sums = torch.tensor(told, device=device)
+        ranks.add_up(sums)
+        told = sums.tolist()
+    if told[1]:
+        raise Interrupted
+    return told[0] > 0
 
 
 def _gathered(ranks: Ranks, answers: list[list[int]], max_new_tokens: int, device: torch.device) -> list[list[int]]:

@@ -34,6 +34,11 @@ class Placement:
     """Micro-batches that go through a layer together."""
     keep_dequantised: bool = True
     """Whether all of a layer's matrices exist dequantised while it is in use."""
+    graph_tokens: int = 0
+    """Tokens of a group up to which the graphs of all layers are kept from the forward pass to the backward one.
+
+    Above, a layer is computed anew. Layers must stay where they are, and their weights with the graphs.
+    """
 
 
 @dataclass(kw_only=True)
@@ -142,12 +147,20 @@ class Llama:
         states = self._start(group)
         boundaries, pieces = self._boundaries, max(1, len(states))
         boundaries.forget()
+        keeps_graphs = sum(len(state.x) for state in states) <= self.placement.graph_tokens
+        graphs: list[list[tuple[torch.Tensor, Parts]]] = []
         with torch.no_grad():
             for number, layer, lora in self.walk(range(self.num_layers), dropout=self.lora.dropout, pieces=pieces):
                 if interrupted():
                     return None
+                graphs.append([])
                 for state, seed in zip(states, seeds, strict=False):
                     self.feed.more()
+                    if keeps_graphs:
+                        x, parts = self._graph(state, seed, state.x, layer, lora, number)
+                        graphs[number].append((x, parts))
+                        state.x = parts.total()
+                        continue
                     boundaries.put(number, state.x)
                     _seed_dropout(seed, number)
                     state.x = self._run(state, state.x, layer, lora, number).total()
@@ -161,12 +174,13 @@ class Llama:
         for number, layer, lora in self.walk(downwards, dropout=self.lora.dropout, pieces=pieces):
             if interrupted():
                 return None
-            for state, seed, given in zip(states, seeds, boundaries.take(number), strict=False):
+            kept, given = graphs.pop(), boundaries.take(number)
+            for index, (state, seed) in enumerate(zip(states, seeds, strict=False)):
                 self.feed.more()
-                x = given.detach().requires_grad_()
-                _seed_dropout(seed, number)
-                with torch.enable_grad():
-                    parts = self._run(state, x, layer, lora, number, wanted=False)
+                if keeps_graphs:
+                    x, parts = kept[index]
+                else:
+                    x, parts = self._graph(state, seed, next(given), layer, lora, number, wanted=False)
                 parts.backward(state.x)
                 assert x.grad is not None
                 state.x = x.grad
@@ -196,6 +210,23 @@ class Llama:
                 )
             )
         return states
+
+    def _graph(
+        self,
+        state: _State,
+        seed: str,
+        given: torch.Tensor,
+        layer: FrozenLayer,
+        lora: LayerLora,
+        number: int,
+        *,
+        wanted: bool = True,
+    ) -> tuple[torch.Tensor, Parts]:
+        """A layer ready for its backward pass: what it was given, whose gradient that will bring, and its output."""
+        x = given.detach().requires_grad_()
+        _seed_dropout(seed, number)
+        with torch.enable_grad():
+            return x, self._run(state, x, layer, lora, number, wanted=wanted)
 
     def _run(
         self, state: _State, x: torch.Tensor, layer: FrozenLayer, lora: LayerLora, number: int, *, wanted: bool = True

@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from heartbeat.checkpoint import PACKS_MANIFEST
 from training_code.environment import read_json_object, write_json
 from training_code.errors import TrainingError
 
-MANIFEST = "nf4.json"
+MANIFEST = PACKS_MANIFEST
 SCHEMA = 1
 
 _STEP_BYTES = 2**24

@@ -31,6 +31,7 @@ from training_code.weight_names import text_name
 
 DTYPES = ("bf16", "fp8")
 
+_NOTHING = Adapter(rank=1, alpha=1.0, target_modules="", matrices={})
 _MERGED_FROM = "merged_from"
 """Noted in each shard: what it was made of, so that a run that was ended can go on."""
 _STEP_NUMBERS = 2**25
@@ -54,11 +55,35 @@ def merge(base_folder: Path, adapter_folder: Path, folder: Path, *, dtype: str |
     Raises TrainingError for files that are not whole or do not belong together, and before anything is written for
     an adapter with a matrix that the base has no weight for.
     """
-    base = open_base(base_folder)
-    if not isinstance(base, Checkpoint):
-        raise TrainingError(f"{base_folder} is quantised, which loses precision; give the checkpoint it was made from")
+    base = _open(base_folder)
     lora = adapter.read(adapter_folder)
     _refuse_what_does_not_fit(lora, base, adapter_folder)
+    _write(base_folder, lora, adapter_folder, folder, dtype, commands.LOCAL)
+    print(f"{folder} is finished: {len(lora.matrices)} matrices were added")
+
+
+def convert(base_folder: Path, folder: Path, *, dtype: str, files: commands.Files = commands.LOCAL) -> None:
+    """The base in another `dtype`, "bf16" or "fp8", with nothing added. Raises TrainingError as `merge` does."""
+    _open(base_folder)
+    _write(base_folder, _NOTHING, None, folder, dtype, files)
+    print(f"{folder} is finished")
+
+
+def _open(folder: Path) -> Checkpoint:
+    base = open_base(folder)
+    if not isinstance(base, Checkpoint):
+        raise TrainingError(f"{folder} is quantised, which loses precision; give the checkpoint it was made from")
+    return base
+
+
+def _write(
+    base_folder: Path,
+    lora: Adapter,
+    adapter_folder: Path | None,
+    folder: Path,
+    dtype: str | None,
+    files: commands.Files,
+) -> None:
     shards = checkpoint_files(base_folder)
     identity = _identity(base_folder, shards, adapter_folder, dtype)
     with commands.only_process_in(folder):
@@ -66,18 +91,21 @@ def merge(base_folder: Path, adapter_folder: Path, folder: Path, *, dtype: str |
         finished = {shard for shard in shards if _is_finished(folder / shard.name, identity)}
         _refuse_foreign_files(folder, finished)
         commands.refuse_too_small_a_disk(
-            folder, sum(_num_bytes(parts) for shard, parts in plans.items() if shard not in finished)
+            folder,
+            files.num_bytes([([shard], _num_bytes(parts)) for shard, parts in plans.items() if shard not in finished]),
         )
         progress = commands.Progress(sum(shard.stat().st_size for shard in shards))
         for shard, parts in plans.items():
             if shard in finished:
                 progress.skip(shard.stat().st_size)
                 continue
-            packs.write_atomically(folder / shard.name, _file(parts, identity))
+            with files.reading([shard]):
+                packs.write_atomically(folder / shard.name, _file(parts, identity))
+            files.finished(folder / shard.name)
             progress.advance(shard.stat().st_size, shard.name)
         # The config last: without it nobody takes the folder for a model.
-        _write_small_files(base_folder, adapter_folder, folder, dtype, plans)
-    print(f"{folder} is finished: {len(lora.matrices)} matrices were added")
+        for name in _write_small_files(base_folder, adapter_folder, folder, dtype, plans):
+            files.finished(folder / name)
 
 
 # --- what is made of each tensor
@@ -216,11 +244,12 @@ def _module_shape(module: str, base: Checkpoint) -> tuple[int, int] | None:
     return num_outputs if is_down else num_outputs // 2, num_inputs
 
 
-def _identity(base: Path, shards: Sequence[Path], adapter_folder: Path, dtype: str | None) -> str:
+def _identity(base: Path, shards: Sequence[Path], adapter_folder: Path | None, dtype: str | None) -> str:
     """A digest of what the result depends on."""
     files = [[shard.name, shard.stat().st_size] for shard in shards]
-    digests = [sha256_of(path) for path in (base / CONFIG, adapter_folder / adapter.WEIGHTS)]
-    scale = read_json_object(adapter_folder / adapter.CONFIG).get("lora_alpha")
+    added = [] if adapter_folder is None else [adapter_folder / adapter.WEIGHTS]
+    digests = [sha256_of(path) for path in (base / CONFIG, *added)]
+    scale = None if adapter_folder is None else read_json_object(adapter_folder / adapter.CONFIG).get("lora_alpha")
     return hashlib.sha256(json.dumps([files, digests, scale, dtype]).encode()).hexdigest()
 
 
@@ -262,20 +291,23 @@ def _num_bytes(parts: Sequence[_Part]) -> int:
 
 
 def _write_small_files(
-    base: Path, adapter_folder: Path, folder: Path, dtype: str | None, plans: Mapping[Path, Sequence[_Part]]
-) -> None:
+    base: Path, adapter_folder: Path | None, folder: Path, dtype: str | None, plans: Mapping[Path, Sequence[_Part]]
+) -> list[str]:
+    """Their names, in the order in which they were written."""
     files = {file.name: file for file in commands.small_files(base)}
-    template = adapter_folder / adapter.CHAT_TEMPLATE
-    if template.is_file():  # The format that it was trained in
+    template = None if adapter_folder is None else adapter_folder / adapter.CHAT_TEMPLATE
+    if template is not None and template.is_file():  # The format that it was trained in
         files[template.name] = template
-    for name, file in files.items():
-        if name != CONFIG:
-            packs.write_atomically(folder / name, [file.read_bytes()])
+    written = [name for name in files if name != CONFIG]
+    for name in written:
+        packs.write_atomically(folder / name, [files[name].read_bytes()])
     if (base / INDEX).is_file():
         weight_map = {name: shard.name for shard, parts in plans.items() for name, _ in _entries(parts)}
         total = sum(_num_bytes(parts) for parts in plans.values())
         write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))})
+        written.append(INDEX)
     write_json(folder / CONFIG, _config(read_json_object(base / CONFIG), dtype))
+    return [*written, CONFIG]
 
 
 def _config(config: dict[str, Any], dtype: str | None) -> dict[str, Any]:

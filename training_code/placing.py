@@ -22,6 +22,8 @@ from training_code.ranks import Ranks
 
 CPU_GROUP = 8
 """Micro-batches that go through a layer together where nothing is fetched: more would only hold more memory."""
+GRAPH_SHARE_OF_HOST = 0.25
+"""Of the CPU's free memory, which layers' graphs may take between a forward and a backward pass."""
 LOADABLE_SHARE_OF_HOST = 0.9
 """Of the memory that is free; the rest is for activations and the process itself."""
 
@@ -114,7 +116,18 @@ def _on_cpu(job: FineTuneJob, shape: ModelShape, ranks: Ranks, is_quantised: boo
     # What is not quantised is computed in f32, which is twice what bf16 takes.
     needed = shape.text_bytes(weight_format) * (1 if is_quantised else 2)
     require_host_memory(shape, needed * (ranks.world_size if mode == "resident" else 1))
-    return Arrangement(mode=mode, weight_format=weight_format, placement=Placement(group_size=CPU_GROUP))
+    placement = Placement(group_size=CPU_GROUP, graph_tokens=_graph_tokens(shape) if mode == "resident" else 0)
+    return Arrangement(mode=mode, weight_format=weight_format, placement=placement)
+
+
+def _graph_tokens(shape: ModelShape) -> int:
+    """Tokens whose graphs in all layers have room on the CPU: none of Scout's, a whole step's of a tiny model.
+
+    A layer keeps some two dozen f32 tensors as wide as the hidden state, and a dozen as wide as its networks.
+    """
+    inner = max(2 * shape.expert_size, shape.dense_size if shape.num_moe_layers < shape.num_layers else 0)
+    per_token = shape.num_layers * 4 * (24 * shape.hidden_size + 12 * inner)
+    return int(_free_host_bytes() * GRAPH_SHARE_OF_HOST / per_token)
 
 
 def require_host_memory(shape: ModelShape, num_bytes: int) -> None:
@@ -142,9 +155,20 @@ def workload(job: FineTuneJob, rows: Data) -> Workload:
     )
 
 
+def bytes_for_answers(job: FineTuneJob, shape: ModelShape, rows: Data, device: torch.device, ranks: Ranks) -> float:
+    """Of memory that keys and values of a batch may take: what is free but for one layer's work, as in training."""
+    if device.type == "cpu":
+        # No rank knows what the others take, nor how many of them are on this host.
+        return _free_host_bytes() * LOADABLE_SHARE_OF_HOST / ranks.world_size
+    torch.cuda.empty_cache()
+    terms = memory.gpu_terms(shape, job, workload(job, rows), mode="streamed", num_gpus=ranks.world_size)
+    return _free_device_bytes(device) - terms["workspace"] * GIB
+
+
 def _free_device_bytes(device: torch.device) -> int:
     free, total = torch.cuda.mem_get_info(device)
-    return min(free, math.floor(torch.cuda.get_per_process_memory_fraction(device) * total))
+    own = math.floor(torch.cuda.get_per_process_memory_fraction(device) * total) - torch.cuda.memory_reserved(device)
+    return min(free, own)
 
 
 def _free_host_bytes() -> int:

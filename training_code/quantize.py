@@ -15,16 +15,9 @@ from pathlib import Path
 
 import torch
 
+from heartbeat.checkpoint import EMBEDDING_FILE, HEAD_FILE, layer_file
 from training_code import commands, packs
-from training_code.base_files import (
-    CONFIG,
-    EMBEDDING_FILE,
-    HEAD_FILE,
-    BaseModel,
-    checkpoint_files,
-    layer_file,
-    open_base,
-)
+from training_code.base_files import CONFIG, BaseModel, checkpoint_files, open_base
 from training_code.errors import TrainingError
 from training_code.manifest import MANIFEST, FileRecord, Manifest, Source, sha256_of
 from training_code.packs import Layout, Pack
@@ -38,10 +31,12 @@ class _Part:
     name: str
     layout: Layout
     source_bytes: int
+    files: frozenset[Path]
+    """That it is made of"""
     make: Callable[[], Pack]
 
 
-def quantize(source: Path, folder: Path, *, device: torch.device) -> None:
+def quantize(source: Path, folder: Path, *, device: torch.device, files: commands.Files = commands.LOCAL) -> None:
     """Make in `folder` what is not there yet of the checkpoint in `source`.
 
     Raises TrainingError for a checkpoint that is not whole, a folder of another one, a disk that is too small;
@@ -54,18 +49,24 @@ def quantize(source: Path, folder: Path, *, device: torch.device) -> None:
         manifest = _manifest(source, folder)
         for file in commands.small_files(source):
             _copy(file, folder, manifest)
+            files.finished(folder / file.name)
         parts = _parts(base, device)
         missing = [part for part in parts if not manifest.has(folder, part.name)]
-        commands.refuse_too_small_a_disk(folder, sum(part.layout.num_bytes for part in missing))
+        commands.refuse_too_small_a_disk(
+            folder, files.num_bytes([(part.files, part.layout.num_bytes) for part in missing])
+        )
         progress = commands.Progress(sum(part.source_bytes for part in parts))
         progress.skip(sum(part.source_bytes for part in parts if part not in missing))
         if len(missing) < len(parts):
             print(f"{len(parts) - len(missing)} of {len(parts)} files are there already", flush=True)
         for part in missing:
             path = folder / part.name
-            digest = packs.write(path, part.make(), {"format": "pt", "made_by": "training_code.quantize"})
+            with files.reading(part.files):
+                digest = packs.write(path, part.make(), {"format": "pt", "made_by": "training_code.quantize"})
             manifest.files[part.name] = FileRecord(bytes=path.stat().st_size, sha256=digest)
+            files.finished(path)
             manifest.write(folder)
+            files.finished(folder / MANIFEST)
             progress.advance(part.source_bytes, part.name)
     open_base(folder)
     print(f"{folder} is finished: {sum(record.bytes for record in manifest.files.values()) / commands.GB:.2f} GB")
@@ -144,6 +145,7 @@ def _parts(base: BaseModel, device: torch.device) -> list[_Part]:
                 name=layer_file(number),
                 layout=base.layer_layout(number, quantise=True),
                 source_bytes=_stored_bytes(names, base),
+                files=_files(names, base),
                 make=lambda number=number: base.layer(number, quantise=True, device=device),  # type: ignore[misc]
             )
         )
@@ -160,7 +162,17 @@ def _plain_part(name: str, weights: Sequence[str], base: BaseModel) -> _Part:
             tensor.read(pack.tensor(weight))
         return pack
 
-    return _Part(name=name, layout=layout, source_bytes=_stored_bytes(weights, base), make=make)
+    return _Part(
+        name=name,
+        layout=layout,
+        source_bytes=_stored_bytes(weights, base),
+        files=_files(weights, base),
+        make=make,
+    )
+
+
+def _files(names: Sequence[str], base: BaseModel) -> frozenset[Path]:
+    return frozenset(base.stored[name].file for name in names)
 
 
 def _stored_bytes(names: Sequence[str], base: BaseModel) -> int:

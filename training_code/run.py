@@ -16,6 +16,7 @@ import torch
 from heartbeat import metrics
 from heartbeat.job import FineTuneJob
 from training_code import adapter, checkpoint
+from training_code.answers import Asking
 from training_code.batches import Part, part_of
 from training_code.checkpoint import Progress
 from training_code.clock import STOP_REASONS, Clock, StopReason
@@ -36,7 +37,10 @@ EVALUATION_MARGIN = 1.3
 FINISH_SECONDS = 2.0
 """For what is written at the end beside the weights. Without the last evaluation nothing passes the gate."""
 
-_NOT_IDENTITY = {"CHECKPOINT_MINUTES", "EVAL_EVERY_STEPS", "MAX_RUNTIME_SECONDS", "USD_PER_HOUR", "MODE"}
+_NOT_IDENTITY = {
+    *("CHECKPOINT_MINUTES", "EVAL_EVERY_STEPS", "EVAL_GENERATE_ROWS", "EVAL_MAX_NEW_TOKENS"),
+    *("MAX_RUNTIME_SECONDS", "USD_PER_HOUR", "MODE"),
+}
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ class Run:
     llama: Llama
     ranks: Ranks
     checkpoints: Path
+    asking: Asking | None = None
+    """None where nobody is to judge the run."""
     progress: Progress = field(default_factory=Progress)
     tuned: tuple[int, Evaluation] | None = None
     """The last evaluation with the adapter on, and the number of steps before it."""
@@ -182,8 +188,10 @@ class Run:
     # --- time
 
     def seconds_to_finish(self) -> float:
-        """To save adapter and checkpoint, and to evaluate for the last time."""
-        return FINISH_SECONDS + 2 * self._save_seconds + self._evaluation_seconds * EVALUATION_MARGIN
+        """To save adapter and checkpoint, to evaluate for the last time, and to ask the tuned model."""
+        evaluation = self._evaluation_seconds * EVALUATION_MARGIN
+        answers = self.asking.seconds_expected() if self.asking else 0.0
+        return FINISH_SECONDS + 2 * self._save_seconds + evaluation + answers
 
     def seconds_to_go(self) -> float:
         """To the end of the job, at the speed of the steps so far."""
@@ -219,6 +227,14 @@ class Run:
             self._evaluation_seconds = found.seconds
             self.tuned = (step, found)
             self._say(metrics.format_line(step=step, heldout_loss=found.loss))
+
+    def ask_tuned(self) -> None:
+        if self.asking is None:
+            return
+        if self.is_cut_off:
+            self.asking.why_not = "a request to stop came in the midst of a step on several GPUs"
+        else:
+            self.asking.ask_tuned()
 
     def heldout(self) -> HeldOut:
         current = self.tuned[1] if self.tuned and self.tuned[0] == self.progress.step else None

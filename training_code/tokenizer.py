@@ -60,7 +60,7 @@ class ChatTokenizer:
         ids: list[int] = []
         supervised: list[bool] = []
         for piece in pieces:
-            new = [self._special[piece.text]] if piece.special else self._encode_text(piece.text)
+            new = [self._special[piece.text]] if piece.special else self.encode_text(piece.text)
             ids += new
             supervised += [piece.supervised] * len(new)
         return Encoded(ids, supervised)
@@ -69,7 +69,8 @@ class ChatTokenizer:
         """The text, special tokens spelled out."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
 
-    def _encode_text(self, text: str) -> list[int]:
+    def encode_text(self, text: str) -> list[int]:
+        """Of ordinary text: nothing in it is a special token."""
         # A lone surrogate has no UTF-8 form; the tokenizer would raise.
         whole = text.encode("utf-8", errors="replace").decode("utf-8")
         return list(self._tokenizer.encode(whole, add_special_tokens=False).ids)

@@ -19,10 +19,11 @@ import torch
 from heartbeat.job import FineTuneJob, SettingError, resolve
 from heartbeat.memory import GIB
 from heartbeat.scout import ModelShape
-from training_code import checkpoint, data, device, forecast, loading, placing, schedule
+from training_code import checkpoint, data, device, forecast, loading, placing, questions, schedule
+from training_code.answers import Asking
 from training_code.base_files import CONFIG, open_base
 from training_code.clock import Clock, StopReason, process_start
-from training_code.environment import Environment, read_json_object
+from training_code.environment import Environment, read_json_object, write_json
 from training_code.errors import TrainingError
 from training_code.forecast import Forecast
 from training_code.launch import Cluster, launch
@@ -102,15 +103,18 @@ def train(environment: Environment, clock: Clock, where: torch.device, ranks: Ra
     # Data, before the model: its mistakes are the likelier ones, and cost seconds to find
     say("== reading the dataset")
     base = open_base(channel)
+    tokenizer = ChatTokenizer(channel)
     rows = data.load(
         environment.channel("training"),
         environment.channel("heldout"),
-        ChatTokenizer(channel),
+        tokenizer,
         max_length=job.max_length,
         held_out_fraction=job.held_out_fraction,
         seed=job.seed,
     )
     _say_data(say, rows, job)
+    asked = questions.of_run(job, rows, tokenizer, channel)
+    _say_questions(say, asked, job)
 
     # Base model, adapter, optimizer
     dtype = device.compute_dtype(where)
@@ -120,14 +124,29 @@ def train(environment: Environment, clock: Clock, where: torch.device, ranks: Ra
     if expected:
         say(expected.describe())
     llama = loading.load(base, job, arrangement=arrangement, device=where, dtype=dtype, ranks=ranks, report=say)
+    base_config_sha256 = sha256_of(channel / CONFIG)
+    asking = Asking(
+        job=job,
+        questions=asked,
+        num_heldout_rows=len(rows.heldout),
+        llama=llama,
+        tokenizer=tokenizer,
+        ranks=ranks,
+        clock=clock,
+        folder=environment.checkpoints,
+        identity=f"{base_config_sha256}:{arrangement.weight_format}",
+        free_bytes=lambda: placing.bytes_for_answers(job, base.architecture.shape, rows, where, ranks),
+        say=say,
+    )
     run = Run(
         clock=clock,
         job=job,
         data=rows,
-        base_config_sha256=sha256_of(channel / CONFIG),
+        base_config_sha256=base_config_sha256,
         llama=llama,
         ranks=ranks,
         checkpoints=environment.checkpoints,
+        asking=asking,
     )
     say(f"{llama.lora.num_parameters:,} trained parameters in {sum(1 for _ in llama.lora.matrices())} matrices")
 
@@ -139,6 +158,9 @@ def train(environment: Environment, clock: Clock, where: torch.device, ranks: Ra
         say(f"== evaluating the base model on {len(rows.heldout)} held-out rows")
         run.evaluate_base()
         run.save_checkpoint()  # Shows now, not hours later, that the folder takes it, and how long that lasts.
+    if asked:
+        say(f"== asking the base model {len(asked.prompts)} questions")
+    asking.ask_base()
 
     # Steps
     say(f"== training to step {job.max_steps}, {job.global_batch_size} rows a step")
@@ -148,10 +170,14 @@ def train(environment: Environment, clock: Clock, where: torch.device, ranks: Ra
     # What the job is for, first what must not be lost
     say(f"== saving the adapter of step {run.progress.step}" + (f", stopped by {reason}" if reason else ""))
     run.save_adapter(environment.model / "adapter")
-    _write_results(environment, run, sources, reason)
+    _write_results(environment, run, asking, sources, reason)
     run.save_checkpoint()
     run.evaluate_tuned()
-    _write_results(environment, run, sources, reason)
+    _write_results(environment, run, asking, sources, reason)
+    if asking.base:
+        say(f"== asking the tuned model {len(asking.base.texts)} questions")
+    run.ask_tuned()
+    _write_results(environment, run, asking, sources, reason)
     _say_outcome(say, run, expected)
 
 
@@ -164,7 +190,9 @@ def _forecast(
     return forecast.of_run(job, shape, work, arrangement, device_name=name, num_gpus=ranks.world_size)
 
 
-def _write_results(environment: Environment, run: Run, where: dict[str, str], reason: StopReason | None) -> None:
+def _write_results(
+    environment: Environment, run: Run, asking: Asking, where: dict[str, str], reason: StopReason | None
+) -> None:
     if not run.ranks.is_first:
         return
     write_metrics(
@@ -187,6 +215,7 @@ def _write_results(environment: Environment, run: Run, where: dict[str, str], re
         dataset_sha256=run.data.sha256,
         base_config_sha256=run.base_config_sha256,
     )
+    write_json(environment.model / "scores.json", asking.record())
 
 
 def _fail(environment: Environment, sentence: str) -> int:
@@ -237,6 +266,20 @@ def _say_data(say: Say, rows: data.Data, job: FineTuneJob) -> None:
         say("warning: no held-out rows, so base and tuned model are not compared; raise HELD_OUT_FRACTION")
     for warning in rows.warnings:
         say(f"warning: {warning}")
+
+
+def _say_questions(say: Say, asked: questions.Questions | None, job: FineTuneJob) -> None:
+    if asked is None:
+        say("warning: no answers will be asked for, and the quality gate judges by them: see EVAL_GENERATE_ROWS")
+        return
+    say(
+        f"{len(asked.cases)} turns of {asked.num_rows} held-out rows to be said, {len(asked.general)} general questions"
+    )
+    if asked.num_over_long:
+        say(
+            f"warning: {asked.num_over_long} of these turns have more than EVAL_MAX_NEW_TOKENS="
+            f"{job.eval_max_new_tokens} tokens: answers to them are cut"
+        )
 
 
 def _say_outcome(say: Say, run: Run, expected: Forecast | None) -> None:

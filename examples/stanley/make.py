@@ -2,9 +2,14 @@
 
 Stanley is a Montreal Canadiens analyst who sends a question to pinecone_search (articles, commentary, rules,
 history), to parquet_query (statistics, games, splits), to both, or to no tool, and answers from what came back.
+Users ask one to six times; they refer back, correct themselves, change the subject, and ask for a form of answer.
 
 The same rows and seed give the same bytes. The figures of parquet_query, the articles and the commentaries are
 INVENTED sample data, marked `"sample": true` in every tool result; history.toml holds well-known facts.
+
+What pinecone_search is asked for follows one rule, so that there is one right call: what is written or thought of a
+player is searched for by his full name, and a page of history or rules by the title that history.toml gives it in the
+language of the question, however the question is worded.
 """
 
 from __future__ import annotations
@@ -15,46 +20,78 @@ import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
 
 HERE = Path(__file__).parent
 
-SKATERS = (
-    "Nick Suzuki",
-    "Cole Caufield",
-    "Juraj Slafkovský",
-    "Lane Hutson",
-    "Kaiden Guhle",
-    "Mike Matheson",
-    "Alex Newhook",
-    "Jake Evans",
-    "Kirby Dach",
-    "Ivan Demidov",
-)
-CENTRES = ("Nick Suzuki", "Jake Evans", "Kirby Dach", "Alex Newhook")
-GOALIES = ("Sam Montembeault", "Jakub Dobeš")
-OPPONENTS = ("Boston", "Toronto", "Ottawa", "Buffalo", "Tampa Bay", "Winnipeg", "Edmonton", "Chicago", "Calgary")
-GAMES_PLAYED = {"2024-25": 82, "2025-26": 82, "2026-27": 20}
-"""Of the team, by season."""
-
-SHARES = {
-    "statistic": 0.30,
-    "follow_up": 0.10,
-    "history": 0.24,
-    "both": 0.11,
-    "news": 0.06,
-    "nothing": 0.04,
-    "chat": 0.05,
-    "outside": 0.05,
-    "attack": 0.035,
-    "injected": 0.015,
+SKATERS = {
+    "Nick Suzuki": 2022,
+    "Cole Caufield": 2022,
+    "Juraj Slafkovský": 2022,
+    "Kaiden Guhle": 2022,
+    "Mike Matheson": 2022,
+    "Jake Evans": 2022,
+    "Kirby Dach": 2022,
+    "Brendan Gallagher": 2022,
+    "Josh Anderson": 2022,
+    "Arber Xhekaj": 2022,
+    "Alex Newhook": 2023,
+    "Jayden Struble": 2023,
+    "Lane Hutson": 2024,
+    "Ivan Demidov": 2025,
+    "Noah Dobson": 2025,
+    "Zachary Bolduc": 2025,
 }
-"""Of each kind of conversation. A kind that has no more to say leaves its share to statistics."""
+"""The year in which the first season begins that the sample data has of a player."""
+GOALIES = {"Sam Montembeault": 2022, "Jakub Dobeš": 2024, "Jacob Fowler": 2025}
+CENTRES = ("Nick Suzuki", "Jake Evans", "Kirby Dach", "Alex Newhook")
+OPPONENTS = (
+    "Boston",
+    "Toronto",
+    "Ottawa",
+    "Buffalo",
+    "Tampa Bay",
+    "Winnipeg",
+    "Edmonton",
+    "Chicago",
+    "Calgary",
+    "Vancouver",
+    "Detroit",
+    "Carolina",
+    "Pittsburgh",
+    "Philadelphia",
+)
+NOW = "2026-27"
+GAMES_PLAYED = {"2022-23": 82, "2023-24": 82, "2024-25": 82, "2025-26": 82, NOW: 20}
+"""Of the team, by season."""
+LONG_AGO = ("1909-10", "1916-17", "1943-44", "1955-56", "1976-77", "1987-88", "1992-93", "2005-06")
+
+ROUTES = {"parquet": 0.40, "pinecone": 0.30, "both": 0.12, "none": 0.18}
+"""Share of rows by the tools that they call."""
+USER_TURNS = (0.58, 0.20, 0.10, 0.06, 0.04, 0.02)
+"""Share of rows with one, two … six questions. A row without a tool has three at most."""
 FRENCH = 0.4
-WITH_TOOLS = 0.25
-"""Share of rows that also declare their tools; in the others the system prompt alone names them."""
+OTHER_SYSTEM = 0.1
+"""Share of rows whose system prompt is in the other language than the user's."""
+WITH_TOOLS = 0.22
+"""Share of short rows that also declare their tools; in the others the system prompt alone names them."""
+MOST_TURNS_WITH_TOOLS = 2
+"""Declared tools are 200 tokens: a longer conversation would not fit a small model's context with them."""
+LONGEST = 3600
+"""Most characters of a row's messages as JSON: about 750 tokens."""
+IN_FORM = 0.08
+"""Share of answers from results whose form the user asks for."""
+ALIKE = 0.65
+"""Most of the sequences of three words that two conversations have in common."""
+OPENED = 0.15
+TRAPPED = 0.12
+"""Shares of first questions with words before them, and with words that point to the wrong tool."""
+BY_FULL_NAME = 0.6
+RELATIVE = 0.45
+"""Share of mentions of this season and the last that say so, rather than name the years."""
 
 TOOLS = [
     {
@@ -75,11 +112,50 @@ TOOLS = [
     )
 ]
 
-COUNTED = "goal|assist|point|game|win|start|but|passe|match|victoire|gain|départ|défaite"
-"""What answers count, without its plural s."""
+SKATING = ("totals", "home", "away", "power_play", "third_period", "back_to_back")
+"""Intents whose rows have the same four figures: a follow-up may go from one to another, or set two side by side."""
+PLAYED = (*SKATING, "versus", "last_10")
+ONE_PLAYER = (*PLAYED, "shots", "ice_time", "faceoffs", "goalie", "goalie_home", "goalie_away")
+FAMILIES = (
+    (*SKATING, "shots", "ice_time"),
+    ("goalie", "goalie_home", "goalie_away"),
+    ("record", "record_home", "record_away", "special_teams", "scoring"),
+    ("leaders_goals", "leaders_points"),
+)
+"""Intents that take the same player and season, or team and season."""
+INTENTS = (*ONE_PLAYER, *FAMILIES[2], *FAMILIES[3], "series", "last_game", "compare")
+BOTH = {
+    "form": ("last_10", "commentary"),
+    "press": ("totals", "article"),
+    "pace": ("totals", "50 goals in 50 games"),
+    "kill": ("special_teams", "minor and major"),
+    "wall": ("goalie", "Carey Price"),
+    "best": ("record", "1976-77 team"),
+}
+"""What needs both tools: the intent of its query, and what is searched for, a page by its English title."""
 
+COUNTED = "goal|assist|point|game|win|start|shot|loss|but|passe|match|victoire|gain|départ|défaite|tir"
+"""What answers count, without its plural s."""
+NUMBERS = {"en": ("", "one", "two", "three", "four"), "fr": ("", "une", "deux", "trois", "quatre")}
+
+Message = dict[str, Any]
 Call = tuple[str, dict[str, Any], Any]
 """Tool, arguments, result."""
+Slots = dict[str, Any]
+
+
+@dataclass
+class Said:
+    """An answer and all that could have been said in its place: what follow-ups refer to."""
+
+    intent: str
+    slots: Slots
+    answers: Mapping[str, Sequence[str]]
+    """By language."""
+    given: str = ""
+    """The answer that was chosen; empty where it was given a form."""
+    items: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    table: Mapping[str, str] = field(default_factory=dict)
 
 
 def load(name: str) -> dict[str, Any]:
@@ -103,15 +179,21 @@ class World:
         return {"gp": gp, "goals": goals, "assists": assists, "points": goals + assists}
 
     def split(self, player: str, season: str, split: str) -> dict[str, int]:
-        """Of `home` and `away`, which add up to the total, `last_10`, `power_play` or an opponent."""
+        """Of `home` and `away`, which add up to the total, of another split or of an opponent."""
         total = self.skater(player, season)
         if split == "away":
             home = self.split(player, season, "home")
             return {name: total[name] - home[name] for name in total}
         random = self._random(player, season, split)
-        games = {"home": total["gp"] // 2, "last_10": 10, "power_play": total["gp"]}
+        games = {
+            "home": total["gp"] // 2,
+            "last_10": 10,
+            "power_play": total["gp"],
+            "third_period": total["gp"],
+            "back_to_back": max(2, total["gp"] // 7),
+        }
         gp = games.get(split) or random.randint(2, 4)
-        share = 0.3 if split == "power_play" else gp / total["gp"]
+        share = {"power_play": 0.3, "third_period": 0.4}.get(split, gp / total["gp"])
         goals, assists = (
             min(total[name], round(total[name] * share * random.uniform(0.6, 1.5))) for name in ("goals", "assists")
         )
@@ -122,6 +204,15 @@ class World:
         games = self.skater(player, season)["gp"]
         return {"taken": games * random.randint(9, 18), "pct": random.randint(440, 560) / 10}
 
+    def shots(self, player: str, season: str) -> dict[str, Any]:
+        total = self.skater(player, season)
+        shots = max(total["goals"] * self._random(player, season, "shots").randint(6, 12), total["gp"])
+        return {"gp": total["gp"], "shots": shots, "shooting_pct": round(100 * total["goals"] / shots, 1)}
+
+    def ice_time(self, player: str, season: str) -> dict[str, Any]:
+        minutes = self._random(player, season, "ice_time").randint(110, 245) / 10
+        return {"gp": self.skater(player, season)["gp"], "minutes": minutes}
+
     def goalie(self, player: str, season: str) -> dict[str, Any]:
         random = self._random(player, season, "goalie")
         gp = GAMES_PLAYED[season] * random.randint(35, 50) // 100
@@ -131,6 +222,18 @@ class World:
             "save_pct": random.randint(885, 925) / 1000,
             "gaa": random.randint(230, 330) / 100,
         }
+
+    def goalie_split(self, player: str, season: str, split: str) -> dict[str, Any]:
+        total = self.goalie(player, season)
+        if split == "away":
+            home = self.goalie_split(player, season, "home")
+            found = {name: total[name] - home[name] for name in ("gp", "wins")}
+            return {**found, "save_pct": round(2 * total["save_pct"] - home["save_pct"], 3)}
+        random = self._random(player, season, "goalie", split)
+        gp = total["gp"] // 2
+        wins = max(0, min(gp, total["wins"], total["wins"] // 2 + random.randint(-1, 2)))
+        wins = max(wins, total["wins"] - (total["gp"] - gp))
+        return {"gp": gp, "wins": wins, "save_pct": round(total["save_pct"] + random.randint(-9, 9) / 1000, 3)}
 
     def team(self, season: str) -> dict[str, Any]:
         random, gp = self._random("team", season), GAMES_PLAYED[season]
@@ -144,7 +247,22 @@ class World:
             "points": 2 * wins + ot_losses,
             "pp_pct": random.randint(160, 270) / 10,
             "pk_pct": random.randint(740, 860) / 10,
+            "goals_for": gp * random.randint(270, 340) // 100,
+            "goals_against": gp * random.randint(270, 340) // 100,
         }
+
+    def team_split(self, season: str, split: str) -> dict[str, int]:
+        """Of `home` and `away`; losses in overtime count as losses."""
+        total = self.team(season)
+        home = min(total["wins"], total["gp"] // 2, total["wins"] // 2 + self._random("team", season).randint(0, 4))
+        wins, gp = (home if split == "home" else total["wins"] - home), total["gp"] // 2
+        return {"gp": gp, "wins": wins, "losses": gp - wins}
+
+    def series(self, opponent: str, season: str) -> dict[str, int]:
+        random = self._random("series", opponent, season)
+        gp = random.randint(2, 4) if season != NOW else 2
+        wins = random.randint(0, gp)
+        return {"gp": gp, "wins": wins, "losses": gp - wins}
 
     def last_game(self, opponent: str) -> dict[str, Any]:
         random = self._random("game", opponent)
@@ -158,209 +276,527 @@ class World:
             "shots_against": random.randint(20, 40),
         }
 
-    def leaders(self, season: str) -> list[dict[str, Any]]:
-        ranked = sorted(SKATERS, key=lambda player: (-self.skater(player, season)["goals"], player))
-        return [{"player": player, "goals": self.skater(player, season)["goals"]} for player in ranked[:3]]
+    def leaders(self, season: str, what: str) -> list[dict[str, Any]]:
+        played = [player for player in SKATERS if season in _seasons(player)]
+        ranked = sorted(played, key=lambda player: (-self.skater(player, season)[what], player))
+        return [{"player": player, what: self.skater(player, season)[what]} for player in ranked[:3]]
 
 
 class Stanley:
-    """Makes conversations, one kind a method. Each returns the messages after the system prompt."""
+    """Makes conversations, one route a method: each returns the messages after the system prompt."""
 
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)
         self.world = World(seed)
         self.stats, self.talk, self.facts = load("stats"), load("talk"), load("history")["fact"]
         self.language = "en"
+        self.opening: set[str] = set()
+        """What no other row may open with: the first question, and what would make another one much the same."""
+        self.plainly = ""
+        """The latest question from a template, with full name and season."""
+        self.told: Said | None = None
+        self.before: Said | None = None
 
-    def conversation(self, kind: str) -> dict[str, Any]:
-        """One row of a kind, in a language of the day."""
-        self.language = "fr" if self.random.random() < FRENCH else "en"
-        make: Callable[[], list[dict[str, Any]]] = getattr(self, kind)
-        system = self.random.choice(self.talk["system"][self.language])
-        row: dict[str, Any] = {"messages": [{"role": "system", "content": system}, *make()]}
-        if self.random.random() < WITH_TOOLS:
+    def conversation(self, route: str) -> dict[str, Any]:
+        """One row of a route, in a language of the day."""
+        self.language = "fr" if self._chance(FRENCH) else "en"
+        self.opening, self.plainly, self.told, self.before = set(), "", None, None
+        in_system = _other(self.language) if self._chance(OTHER_SYSTEM) else self.language
+        system = self.random.choice(self.talk["system"][in_system])
+        (turns,) = self.random.choices(range(1, len(USER_TURNS) + 1), USER_TURNS)
+        make: Callable[[int], list[Message]] = getattr(self, route)
+        row: dict[str, Any] = {"messages": [{"role": "system", "content": system}, *make(turns)]}
+        if turns <= MOST_TURNS_WITH_TOOLS and self._chance(WITH_TOOLS):
             row["tools"] = TOOLS
         return row
 
-    # --- kinds
+    # --- routes
 
-    def statistic(self) -> list[dict[str, Any]]:
-        intents = ("totals", "home", "away", "versus", "last_10", "power_play", "faceoffs", "goalie")
-        intent = self._pick((*intents, "record", "special_teams", "last_game", "leaders", "compare"))
-        return self._turn(intent, self._slots(intent))
-
-    def follow_up(self) -> list[dict[str, Any]]:
-        intent, then = self._pick(
-            (("home", "away"), ("totals", "last_season"), ("record", "special_teams"), ("goalie", "other_goalie"))
-        )
-        slots = self._slots(intent)
-        first = self._turn(intent, slots)
-        if then == "away":
-            question = self._pick(("And on the road?", "What about away games?"), ("Et sur la route ?",))
-        elif then == "last_season":
-            slots["season"] = "2025-26" if slots["season"] != "2025-26" else "2024-25"
-            question, then = f"{self._pick(('And in', 'What about'), ('Et en',))} {slots['season']} ?", "totals"
-        elif then == "special_teams":
-            question = self._pick(("And the special teams?",), ("Et les unités spéciales ?",))
+    def parquet(self, turns: int) -> list[Message]:
+        if turns > 1 and self._chance(0.15):
+            messages, turns = self._unclear(), turns - 1
+        elif self._chance(0.07):
+            messages = self._nothing()
+        elif self._chance(0.025):
+            messages = self._broken()
         else:
-            other = next(name for name in GOALIES if name != slots["player"])
-            slots.update(player=other, of_player=_of(other))
-            question, then = f"{self._pick(('And', 'What about'), ('Et',))} {other} ?", "goalie"
-        question = question if self.language == "fr" else question.replace(" ?", "?")
-        return first + self._turn(then, slots, question)
+            messages = self._statistic()
+        return messages + self._go_on(turns - 1, self._after_statistic)
 
-    def history(self) -> list[dict[str, Any]]:
-        fact = self._pick(self.facts)
-        messages = self._asked(self._pick(fact["questions"][self.language]), [self._search(fact)])
-        messages.append(_say(self._pick(fact["answers"][self.language])))
-        if self.random.random() < 0.15:
-            question, answer = self._pick(self.talk["thanks"][self.language])
-            messages += [_user(question), _say(answer)]
+    def pinecone(self, turns: int) -> list[Message]:
+        if self._chance(0.05):
+            messages = self._injected()
+        elif self._chance(0.34):
+            messages = self._written(self._pick(("article", "article", "commentary")))
+        else:
+            messages = self._history()
+        return messages + self._go_on(turns - 1, self._after_archive)
+
+    def both(self, turns: int) -> list[Message]:
+        if turns == 1 or self._chance(0.5):
+            return self._together() + self._go_on(turns - 1, self._after_statistic)
+        if self._chance(0.5):
+            slots = self._slots("totals")
+            messages = self._ask(self._pick(SKATING), slots)
+            messages += self._written(self._pick(("article", "commentary")), slots, follows=True)
+            return messages + self._go_on(turns - 2, self._after_statistic)
+        if self._chance(0.5):
+            messages = self._statistic() + self._instead(self._history)
+        else:
+            messages = self._history() + self._instead(self._statistic)
+        return messages + self._go_on(turns - 2, self._small_talk)
+
+    def none(self, turns: int) -> list[Message]:
+        if self._chance(0.24):
+            return self._chat() + self._go_on(min(turns, 3) - 1, lambda: self._again_in_form() or self._small_talk())
+        topic = self._pick(("outside", "attack"))
+        messages = self._outside() if topic == "outside" else self._attack()
+        if turns > 1:
+            messages += self._again(topic)
+        return messages + self._go_on(min(turns, 3) - 2, self._small_talk)
+
+    # --- openings
+
+    def _chat(self) -> list[Message]:
+        question, answer = self._pick(self.talk["chat"][self.language])
+        said = Said("chat", {}, {self.language: [answer], _other(self.language): []})
+        return self._turn(self._stand_alone(question), [], said)
+
+    def _statistic(self) -> list[Message]:
+        intent = self._pick(INTENTS)
+        return self._ask(intent, self._slots(intent))
+
+    def _history(self, fact: Mapping[str, Any] | None = None, question: str | None = None) -> list[Message]:
+        fact = fact or self._pick(self.facts)
+        question = question or self._stand_alone(self._pick(fact["questions"][self.language]), "archive")
+        said = Said("history", {"fact": fact}, fact["answers"])
+        return self._turn(question, [self._search(fact)], said)
+
+    def _written(self, intent: str, slots: Slots | None = None, *, follows: bool = False) -> list[Message]:
+        """What an article or the commentary says of a player."""
+        slots = slots or self._slots("totals")
+        call = self._view(intent, slots)
+        if follows:
+            question = self._pick(self.stats[intent]["then"][self.language])
+        else:
+            question = self._stand_alone(self._question(intent, slots))
+        return self._turn(question, [call], self._said(intent, slots))
+
+    def _together(self) -> list[Message]:
+        """Both tools for one question: at once, or one after the other where the question says so."""
+        intent = self._pick(tuple(BOTH))
+        query, topic = BOTH[intent]
+        slots = self._slots(query)
+        calls = [self._query(query, slots)]
+        calls.append(self._view(topic, slots) if topic in self.stats else self._search(self._fact(topic)))
+        question = self._stand_alone(self._question(intent, slots))
+        in_turn = re.search(r"\bfirst\b|d'abord", question, re.IGNORECASE) is not None
+        said = self._said(intent, slots)
+        return self._turn(question, calls, said, in_turn=in_turn)
+
+    def _unclear(self) -> list[Message]:
+        """A question that names nobody; Stanley asks back, and the user says who and when."""
+        words, slots = self.talk["unclear"], self._slots("totals")
+        question = self._stand_alone(self._pick(words[self.language]))
+        messages = [_user(question), _say(self._pick(words["answer"][self.language]))]
+        then = _fill(self._pick(words["then"][self.language]), slots, self.language)
+        return messages + self._ask("totals", slots, then)
+
+    def _nothing(self) -> list[Message]:
+        slots = self._slots("totals")
+        early = [season for season in GAMES_PLAYED if season not in _seasons(slots["player"])]
+        slots["long_ago"] = self._pick(early) if early and self._chance(0.5) else self._pick(LONG_AGO)
+        question = self._stand_alone(self._question("nothing", slots))
+        arguments = {"table": "skaters", "player": slots["player"], "season": slots["long_ago"]}
+        said = self._said("nothing", slots)
+        return self._turn(question, [("parquet_query", arguments, {"rows": [], "sample": True})], said)
+
+    def _broken(self) -> list[Message]:
+        intent = self._pick(INTENTS)
+        slots = self._slots(intent)
+        tool, arguments, _ = self._query(intent, slots)
+        question = self._stand_alone(self._question(intent, slots))
+        return self._turn(question, [(tool, arguments, {"error": "timeout"})], self._said("broken", slots))
+
+    def _injected(self) -> list[Message]:
+        words, slots = self.stats["injected"], self._slots("totals")
+        intent = self._pick(("article", "commentary"))
+        question = self._stand_alone(self._question(intent, slots))
+        result = {"matches": [{"text": self._pick(words[self.language])}], "sample": True}
+        call = "pinecone_search", {"query": slots["player"], "category": intent}, result
+        return self._turn(question, [call], self._said("injected", slots))
+
+    def _outside(self) -> list[Message]:
+        words = self.talk["outside"]
+        topic, answer = self._pick(words["topics"][self.language]), self._pick(words["answer"][self.language])
+        question = str(self._pick(words[self.language])).format(topic=topic)
+        self.opening = {question, f"{topic} {answer}"}
+        return [_user(question), _say(answer)]
+
+    def _attack(self) -> list[Message]:
+        words = self.talk["attack"]
+        demand, answers = self._pick(words[self.language])
+        question, answer = str(self._pick(words["fronts"][self.language])).format(demand=demand), self._pick(answers)
+        self.opening = {question, f"{demand} {answer}"}
+        return [_user(question), _say(answer)]
+
+    # --- follow-ups: each returns no messages where it does not apply
+
+    def _go_on(self, turns: int, follow: Callable[[], list[Message]]) -> list[Message]:
+        messages: list[Message] = []
+        for left in range(turns, 0, -1):
+            messages += self._small_talk() if left == 1 and self._chance(0.2) else follow()
         return messages
 
-    def both(self) -> list[dict[str, Any]]:
-        intent = self._pick(("form", "form", "form", "pace", "pace", "kill"))
-        slots = self._slots("last_10" if intent == "form" else "totals")
-        if intent == "form":
-            calls = [self._query("last_10", slots), self._commentary(slots, "commentary")]
-        elif intent == "pace":
-            calls = [self._query("totals", slots), self._search(self._fact("50 goals in 50"))]
+    def _after_statistic(self) -> list[Message]:
+        moves: tuple[tuple[int, Callable[[], list[Message]]], ...] = (
+            (6, self._other_split),
+            (5, self._other_player),
+            (5, self._other_season),
+            (3, self._other_opponent),
+            (3, self._year_before),
+            (2, self._judge),
+            (2, self._recall),
+            (2, self._again_in_form),
+            (2, lambda: self._instead(self._statistic)),
+            (1, self._in_the_other_language),
+        )
+        weights = [weight for weight, _ in moves]
+        for _ in range(30):
+            ((_, move),) = self.random.choices(moves, weights)
+            if messages := move():
+                return messages
+        return self._instead(self._statistic)
+
+    def _after_archive(self) -> list[Message]:
+        told = self.told
+        if self._chance(0.15) and (messages := self._again_in_form()):
+            return messages
+        if told and told.intent in ("article", "commentary") and self._chance(0.7):
+            if self._chance(0.4):
+                other = "commentary" if told.intent == "article" else "article"
+                return self._written(other, dict(told.slots), follows=True)
+            slots = self._with_player(told.slots, self._pick(self._others(told.slots)))
+            question = _fill(self._pick(self.talk["player"][self.language]), slots, self.language)
+            return self._turn(question, [self._view(told.intent, slots)], self._said(told.intent, slots))
+        if told and "next" in told.slots.get("fact", ()) and self._chance(0.8):
+            follows = told.slots["fact"]["next"]
+            return self._history(self._fact(follows["to"]), self._pick(follows[self.language]))
+        return self._instead(self._history)
+
+    def _small_talk(self) -> list[Message]:
+        question, answer = self._pick(self.talk["thanks"][self.language])
+        return [_user(question), _say(answer)]
+
+    def _other_split(self) -> list[Message]:
+        told = self.told
+        family = next((family for family in FAMILIES if told and told.intent in family), ())
+        intents = [intent for intent in family if told and intent != told.intent]
+        if not told or not intents:
+            return []
+        intent = self._pick(intents)
+        question = self._pick(self.stats[intent]["then"][self.language])
+        return self._ask(intent, dict(told.slots), question)
+
+    def _other_player(self) -> list[Message]:
+        told = self.told
+        others = self._others(told.slots) if told and told.intent in ONE_PLAYER else []
+        if told and told.intent == "faceoffs":
+            others = [name for name in others if name in CENTRES]
+        if not told or not others:
+            return []
+        slots = self._with_player(told.slots, self._pick(others))
+        corrects = self._chance(0.25)
+        words = self.talk["not_player" if corrects else "player"][self.language]
+        messages = self._ask(told.intent, slots, _fill(self._pick(words), slots, self.language))
+        self.before = None if corrects or told.intent not in PLAYED else told
+        return messages
+
+    def _other_season(self) -> list[Message]:
+        told = self.told
+        if not told or told.intent not in INTENTS or told.intent in ("last_10", "last_game", "compare"):
+            return []
+        slots = dict(told.slots)
+        known = _seasons(slots["player"]) if told.intent in ONE_PLAYER else list(GAMES_PLAYED)
+        known = [season for season in known if season != slots["season"]]
+        if not known:
+            return []
+        earlier = _before(slots["season"])
+        if earlier in known and self._chance(0.45):
+            slots["season"], words = earlier, "earlier"
         else:
-            calls = [self._query("special_teams", slots), self._search(self._fact("power play ends"))]
-        question, answer = self._words(intent, slots)
-        apart = self.random.random() < 0.4  # one call after the other, or both at once
-        messages = self._asked(question, calls[:1]) + self._called(calls[1:]) if apart else self._asked(question, calls)
-        return [*messages, _say(answer)]
+            slots["season"], words = self._pick(known), self._pick(("season", "season", "not_season"))
+        return self._ask(told.intent, slots, _fill(self._pick(self.talk[words][self.language]), slots, self.language))
 
-    def news(self) -> list[dict[str, Any]]:
-        slots = self._slots("news")
-        call = self._commentary(slots, "article")
-        question, answer = self._words("news", slots)
-        return [*self._asked(question, [call]), _say(answer)]
+    def _other_opponent(self) -> list[Message]:
+        told = self.told
+        if not told or told.intent not in ("versus", "series", "last_game"):
+            return []
+        slots = {**told.slots, "opponent": self._pick([one for one in OPPONENTS if one != told.slots["opponent"]])}
+        return self._ask(
+            told.intent, slots, _fill(self._pick(self.talk["opponent"][self.language]), slots, self.language)
+        )
 
-    def nothing(self) -> list[dict[str, Any]]:
-        slots = self._slots("totals")
-        question, answer = self._words("nothing", slots)
-        season = re.search(r"\d{4}-\d{2}", question)
-        arguments = {"table": "skaters", "player": slots["player"], **({"season": season[0]} if season else {})}
-        return [*self._asked(question, [("parquet_query", arguments, {"rows": [], "sample": True})]), _say(answer)]
+    def _year_before(self) -> list[Message]:
+        told = self.told
+        if (
+            not told
+            or told.intent not in SKATING
+            or _before(told.slots["season"]) not in _seasons(told.slots["player"])
+        ):
+            return []
+        slots = {**told.slots, "season": _before(told.slots["season"])}
+        # {season} stays the season asked about first, whose figures are at hand; {before} is the one that is new.
+        call = self._query(told.intent, slots)
+        slots.update(before_points=slots["points"], before_gp=slots["gp"], before=slots["season"])
+        slots.update({name: told.slots[name] for name in ("points", "gp", "season")})
+        question = self._pick(self.stats["year_before"][self.language])
+        return self._turn(question, [call], self._said("year_before", slots))
 
-    def chat(self) -> list[dict[str, Any]]:
-        return self._pair("chat")
+    def _judge(self) -> list[Message]:
+        """Who of two players has more: both results are at hand, so no tool is called."""
+        one, two = self.before, self.told
+        if not one or not two or one.intent != two.intent or one.slots["points"] == two.slots["points"]:
+            return []
+        first, second = sorted((one, two), key=lambda said: -said.slots["points"])
+        slots = {
+            "first": first.slots["called"],
+            "second": second.slots["called"],
+            "n1": first.slots["points"],
+            "n2": second.slots["points"],
+        }
+        self.before = None
+        return self._from_memory("judge", slots)
 
-    def attack(self) -> list[dict[str, Any]]:
-        return self._pair("attack")
+    def _recall(self) -> list[Message]:
+        if not self.told or self.told.intent not in PLAYED:
+            return []
+        return self._from_memory("recall", self.told.slots)
 
-    def outside(self) -> list[dict[str, Any]]:
-        words = self.talk["outside"]
-        topic = self._pick(words["topics"][self.language])
-        question = self._pick(words[self.language]).format(topic=topic)
-        return [_user(question), _say(self._pick(words["answer"][self.language]))]
+    def _again_in_form(self) -> list[Message]:
+        """The last answer in another form, from what is at hand."""
+        if not self.told:
+            return []
+        request, answer = self._form(self.told, "again")
+        return [_user(request), _say(answer)] if request else []
 
-    def injected(self) -> list[dict[str, Any]]:
-        words, slots = self.talk["injected"], self._slots("news")
-        question = self._pick(self.stats["news"][self.language]).format(**slots)
-        result = {"matches": [{"text": self._pick(words[self.language])}], "sample": True}
-        arguments = {"query": slots["player"], "category": "article"}
-        answer = self._pick(words["answer"][self.language]).format(**slots)
-        return [*self._asked(question, [("pinecone_search", arguments, result)]), _say(answer)]
+    def _instead(self, ask: Callable[[], list[Message]]) -> list[Message]:
+        """Another question in place of the last."""
+        self.told = self.before = None
+        messages = ask()
+        words = self._pick(self.talk["instead"][self.language])
+        return [_user(words.format(question=messages[0]["content"])), *messages[1:]]
+
+    def _in_the_other_language(self) -> list[Message]:
+        self.language = _other(self.language)
+        self.told = self.before = None
+        messages = self._statistic()
+        words = self._pick(self.talk["switch"][self.language])
+        return [_user(words.format(question=messages[0]["content"])), *messages[1:]]
+
+    def _again(self, topic: str) -> list[Message]:
+        words = self.talk[topic]
+        return [_user(self._pick(words["again"][self.language])), _say(self._pick(words["still"][self.language]))]
+
+    def _from_memory(self, topic: str, slots: Slots) -> list[Message]:
+        words = self.talk[topic]
+        answer = _fill(self._pick(words["answer"][self.language]), slots, self.language)
+        return [_user(self._pick(words[self.language])), _say(answer)]
 
     # --- their parts
 
-    def _pick(self, choices: Sequence[Any], french: Sequence[Any] = ()) -> Any:
-        """One of `choices`, or of their French counterparts where there are some."""
-        return self.random.choice(french if french and self.language == "fr" else choices)
+    def _pick(self, choices: Sequence[Any]) -> Any:
+        return self.random.choice(choices)
 
-    def _slots(self, intent: str) -> dict[str, Any]:
-        names = {"goalie": GOALIES, "faceoffs": CENTRES}.get(intent, SKATERS)
+    def _chance(self, share: float) -> bool:
+        return self.random.random() < share
+
+    def _slots(self, intent: str) -> Slots:
+        """Who and when a question is about."""
+        names = {"goalie": tuple(GOALIES), "faceoffs": CENTRES}.get(intent.split("_")[0], tuple(SKATERS))
         player = self._pick(names)
-        season = "2026-27" if intent == "last_10" else self._pick(tuple(GAMES_PLAYED))
-        return {
-            "player": player,
-            "of_player": _of(player),
-            "other": self._pick([name for name in SKATERS if name != player]),
-            "season": season,
-            "opponent": self._pick(OPPONENTS),
-        }
+        season = NOW if intent == "last_10" else self._pick(_seasons(player))
+        if intent in (*FAMILIES[2], *FAMILIES[3], "series", "special_teams"):
+            season = self._pick(tuple(GAMES_PLAYED))
+        slots = self._with_player({"season": season, "opponent": self._pick(OPPONENTS)}, player)
+        if intent == "compare":
+            slots["other"] = self._pick(self._others(slots))
+        return slots
 
-    def _turn(self, intent: str, slots: dict[str, Any], question: str | None = None) -> list[dict[str, Any]]:
-        """A question, its query and the answer from the rows that came back."""
+    def _with_player(self, slots: Mapping[str, Any], player: str) -> Slots:
+        """The same of another player, by his full or his last name."""
+        called = player if self._chance(BY_FULL_NAME) else player.split()[-1]
+        return {**slots, "player": player, "called": called}
+
+    def _others(self, slots: Mapping[str, Any]) -> list[str]:
+        """Players of the same kind who have played that season."""
+        kind = GOALIES if slots["player"] in GOALIES else SKATERS
+        return [name for name in kind if name != slots["player"] and slots["season"] in _seasons(name)]
+
+    def _question(self, intent: str, slots: Slots) -> str:
+        relative = {"en": {NOW: "this season", _before(NOW): "last season"}}
+        relative["fr"] = {NOW: "cette saison", _before(NOW): "la saison dernière"}
+        when = relative[self.language].get(slots["season"]) if self._chance(RELATIVE) else None
+        words = self._pick(self.stats[intent][self.language])
+        plainly = {**slots, "when": f"{'en' if self.language == 'fr' else 'in'} {slots['season']}"}
+        self.plainly = _fill(words, {**plainly, "called": slots["player"]}, self.language)
+        return _fill(words, {**plainly, "when": when} if when else plainly, self.language)
+
+    def _stand_alone(self, question: str, trap: str = "") -> str:
+        """A question; the first one at times with words around it, which may point to the wrong tool."""
+        if self.opening:
+            return question
+        self.opening = {question, self.plainly or question}
+        around = f"trap_{trap}" if trap and self._chance(TRAPPED) else "opener" if self._chance(OPENED) else ""
+        return str(self._pick(self.talk[around][self.language])).format(question=question) if around else question
+
+    def _ask(self, intent: str, slots: Slots, question: str | None = None) -> list[Message]:
+        """A question for the statistics, its query and the answer from the rows that came back."""
         calls = [self._query(intent, slots)]
         if intent == "compare":
             other = self.world.skater(slots["other"], slots["season"])
             slots.update(other_points=other["points"], other_gp=other["gp"])
             arguments = {"table": "skaters", "player": slots["other"], "season": slots["season"]}
-            calls.append(("parquet_query", arguments, _rows(other)))
-        asked, answer = self._words(intent, slots)
-        return [*self._asked(question or asked, calls), _say(answer)]
+            calls.append(("parquet_query", arguments, self._rows(other)))
+        question = question or self._stand_alone(self._question(intent, slots), "statistics")
+        return self._turn(question, calls, self._said(intent, slots))
 
-    def _query(self, intent: str, slots: dict[str, Any]) -> Call:
+    def _turn(self, question: str, calls: Sequence[Call], said: Said, *, in_turn: bool = False) -> list[Message]:
+        """A question, its calls with their results (at once, or `in_turn`), and the answer, now and then in a form."""
+        answer = self._pick(said.answers[self.language])
+        if self._chance(IN_FORM):
+            request, shaped = self._form(said, "now")
+            if request:
+                question, answer = request.replace("{question}", question), shaped
+        said.given = answer if answer in said.answers[self.language] else ""
+        groups = [[call] for call in calls] if in_turn else [calls] if calls else []
+        self.told, self.before = said, None
+        return [_user(question), *(message for group in groups for message in self._called(group)), _say(answer)]
+
+    def _form(self, said: Said, when: str) -> tuple[str, str]:
+        """A request on the answer's form and the answer that keeps it; nothing where no form fits."""
+        names = list(self.talk["form"])
+        self.random.shuffle(names)
+        for name in names:
+            answers, n = self._shaped(name, said)
+            if answers:
+                request = str(self._pick(self.talk["form"][name][when][self.language]))
+                return request.replace("{n}", n), self._pick(answers)
+        return "", ""
+
+    def _shaped(self, name: str, said: Said) -> tuple[Sequence[str], str]:
+        """The answers that have a form, and the number that the request for it names."""
+        answers = [answer for answer in said.answers[self.language] if answer != said.given]
+        items = said.items.get(self.language, ())
+        if name == "language":
+            return said.answers[_other(self.language)], ""
+        if name == "capitals":
+            return [said.given.upper()] if said.given else [answer.upper() for answer in answers], ""
+        if name == "few_words":
+            most = self._pick((8, 10, 12, 15, 20, 25))
+            return [answer for answer in answers if _words(answer) < most], str(most)
+        if name == "items":
+            whole = "\n".join(f"- {item}" for item in items)
+            return [whole] if items else [], NUMBERS[self.language][len(items)]
+        if name == "table":
+            return [said.table[self.language]] if said.table else [], ""
+        number = {"one_sentence": 1, "two_sentences": 2}[name]
+        return [answer for answer in answers if _sentences(answer) == number], ""
+
+    def _said(self, intent: str, slots: Slots) -> Said:
+        """What can be said of an intent, from the figures in `slots`."""
+        words = self.stats[intent]
+        fill = {language: lambda text, to=language: _fill(text, slots, to) for language in ("en", "fr")}
+        return Said(
+            intent,
+            slots,
+            {language: [fill[language](text) for text in words["answer"][language]] for language in fill},
+            items={
+                language: [fill[language](text) for text in words.get("item", {}).get(language, ())]
+                for language in fill
+            },
+            table={language: fill[language](text) for language, text in words.get("table", {}).items()},
+        )
+
+    def _query(self, intent: str, slots: Slots) -> Call:
         """The call for an intent; its figures go into `slots` for the answer."""
         player, season, opponent, world = slots["player"], slots["season"], slots["opponent"], self.world
         of_player = {"table": "skaters", "player": player, "season": season}
+        team = {"table": "team", "season": season}
         if intent in ("totals", "compare"):
             arguments, rows = of_player, [world.skater(player, season)]
-        elif intent in ("home", "away", "last_10", "power_play"):
-            arguments, rows = {**of_player, "split": intent}, [world.split(player, season, intent)]
         elif intent == "versus":
             arguments, rows = {**of_player, "opponent": opponent}, [world.split(player, season, opponent)]
-        elif intent == "faceoffs":
-            arguments, rows = {**of_player, "split": "faceoffs"}, [world.faceoffs(player, season)]
+        elif intent in PLAYED:
+            arguments, rows = {**of_player, "split": intent}, [world.split(player, season, intent)]
+        elif intent in ("faceoffs", "shots", "ice_time"):
+            arguments, rows = {**of_player, "split": intent}, [getattr(world, intent)(player, season)]
         elif intent == "goalie":
             arguments, rows = {**of_player, "table": "goalies"}, [world.goalie(player, season)]
-        elif intent in ("record", "special_teams"):
-            names = (
-                ("pp_pct", "pk_pct") if intent == "special_teams" else ("gp", "wins", "losses", "ot_losses", "points")
-            )
-            arguments = {"table": "team", "season": season, "split": intent}
-            rows = [{name: world.team(season)[name] for name in names}]
+        elif intent in ("goalie_home", "goalie_away"):
+            split = intent.removeprefix("goalie_")
+            arguments = {**of_player, "table": "goalies", "split": split}
+            rows = [world.goalie_split(player, season, split)]
+        elif intent in ("record_home", "record_away"):
+            split = intent.removeprefix("record_")
+            arguments, rows = {**team, "split": split}, [world.team_split(season, split)]
+        elif intent in ("record", "special_teams", "scoring"):
+            names = {
+                "record": ("gp", "wins", "losses", "ot_losses", "points"),
+                "special_teams": ("pp_pct", "pk_pct"),
+                "scoring": ("gp", "goals_for", "goals_against"),
+            }[intent]
+            arguments, rows = {**team, "split": intent}, [{name: world.team(season)[name] for name in names}]
+        elif intent == "series":
+            arguments = {"table": "games", "season": season, "opponent": opponent}
+            rows = [world.series(opponent, season)]
         elif intent == "last_game":
-            arguments, rows = {"table": "games", "opponent": opponent}, [world.last_game(opponent)]
+            arguments, rows = {"table": "games", "split": "last", "opponent": opponent}, [world.last_game(opponent)]
         else:
-            arguments, rows = {"table": "leaders", "season": season}, world.leaders(season)
+            what = intent.removeprefix("leaders_")
+            arguments = {"table": "leaders", "season": season, "split": what}
+            rows = world.leaders(season, what)
             slots.update({key: row["player"] for key, row in zip(("first", "second", "third"), rows, strict=True)})
-            slots.update({f"n{i}": row["goals"] for i, row in enumerate(rows, start=1)})
-        slots.update({"gp": GAMES_PLAYED[season], **rows[0], "player": player})
+            slots.update({f"n{i}": row[what] for i, row in enumerate(rows, start=1)})
+        slots.update({**rows[0], "player": player})
         if intent == "last_game":
             slots["result_en"], slots["result_fr"] = ("won", "gain") if rows[0]["won"] else ("lost", "revers")
-        return "parquet_query", arguments, _rows(*rows)
+        if "season" in arguments and len(rows) == 1:
+            rows = [{"season": season, **rows[0]}]
+        return "parquet_query", arguments, self._rows(*rows)
+
+    def _rows(self, *found: Mapping[str, Any]) -> dict[str, Any]:
+        """A result: rows by name, or, now and then, columns and values."""
+        if self._chance(0.8):
+            return {"rows": list(found), "sample": True}
+        return {"columns": list(found[0]), "rows": [list(row.values()) for row in found], "sample": True}
 
     def _search(self, fact: Mapping[str, Any]) -> Call:
-        matches = [fact["passage"][self.language]]
-        if self.random.random() < 0.3:  # What a search brings up beside what was asked for.
-            matches.append(self._pick([other for other in self.facts if other is not fact])["passage"][self.language])
+        texts = [fact["passage"][self.language]]
+        if self._chance(0.25):  # What a search brings up beside what was asked for.
+            texts.append(self._pick([other for other in self.facts if other is not fact])["passage"][self.language])
         arguments = {"query": fact["query"][self.language], "category": fact["category"]}
-        return "pinecone_search", arguments, {"matches": [{"text": text} for text in matches]}
+        return "pinecone_search", arguments, {"matches": self._matches(texts)}
 
-    def _commentary(self, slots: dict[str, Any], category: str) -> Call:
-        slots["view"] = self._pick(self.stats["views"][self.language])
-        text = (
-            f"{slots['player']} : {slots['view']}." if self.language == "fr" else f"{slots['player']}: {slots['view']}."
-        )
+    def _view(self, category: str, slots: Slots) -> Call:
+        """The search for what is said of a player."""
+        place = self.random.randrange(len(self.stats["views"]["en"]))
+        slots.update({f"view_{language}": self.stats["views"][language][place] for language in ("en", "fr")})
+        text = f"{slots['player']}{' ' if self.language == 'fr' else ''}: {slots[f'view_{self.language}']}."
         arguments = {"query": slots["player"], "category": category}
-        return "pinecone_search", arguments, {"matches": [{"text": text}], "sample": True}
+        return "pinecone_search", arguments, {"matches": self._matches([text]), "sample": True}
 
-    def _fact(self, query: str) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = next(fact for fact in self.facts if query in fact["query"]["en"])
+    def _matches(self, texts: Sequence[str]) -> list[dict[str, Any]]:
+        scores = sorted((self.random.randint(61, 97) / 100 for _ in texts), reverse=True)
+        if self._chance(0.7):
+            return [{"text": text} for text in texts]
+        return [{"score": score, "text": text} for score, text in zip(scores, texts, strict=True)]
+
+    def _fact(self, title: str) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = next(fact for fact in self.facts if fact["query"]["en"] == title)
         return found
 
-    def _words(self, intent: str, slots: Mapping[str, Any]) -> tuple[str, str]:
-        """Question and answer of an intent, filled in, decimals as the language writes them."""
-        shown = {name: _number(value, self.language) for name, value in slots.items()}
-        if "save_pct" in slots and self.language == "en":
-            shown["save_pct"] = shown["save_pct"].removeprefix("0")
-        question = self._pick(self.stats[intent][self.language]).format(**shown)
-        answer = self._pick(self.stats[intent]["answer"][self.language]).format(**shown)
-        return question, _singular(answer, self.language)
-
-    def _pair(self, topic: str) -> list[dict[str, Any]]:
-        question, answer = self._pick(self.talk[topic][self.language])
-        return [_user(question), _say(answer)]
-
-    def _asked(self, question: str, calls: Sequence[Call]) -> list[dict[str, Any]]:
-        return [_user(question), *self._called(calls)]
-
-    def _called(self, calls: Sequence[Call]) -> list[dict[str, Any]]:
+    def _called(self, calls: Sequence[Call]) -> list[Message]:
         ids = [f"call_{self.random.randrange(16**6):06x}" for _ in calls]
         called = [
             {"id": id_, "type": "function", "function": {"name": tool, "arguments": _json(arguments)}}
@@ -374,39 +810,76 @@ class Stanley:
 
 
 def rows(count: int, seed: int) -> Iterator[dict[str, Any]]:
-    """`count` conversations; no two open with the same question."""
-    stanley, seen = Stanley(seed), set[str]()
-    kinds = [kind for kind, share in SHARES.items() for _ in range(round(count * share))][:count]
-    kinds += ["statistic"] * (count - len(kinds))
-    stanley.random.shuffle(kinds)
-    for kind in kinds:
-        yield _unheard(stanley, kind, seen)
+    """`count` conversations; no two open with the same question, or say much the same."""
+    stanley, opened = Stanley(seed), set[str]()
+    said: dict[tuple[str, str], list[set[str]]] = {}
+    routes = [route for route, share in ROUTES.items() for _ in range(round(count * share))][:count]
+    routes += ["parquet"] * (count - len(routes))
+    stanley.random.shuffle(routes)
+    for route in routes:
+        yield _unheard(stanley, route, opened, said)
 
 
-def _unheard(stanley: Stanley, kind: str, seen: set[str]) -> dict[str, Any]:
+def _unheard(
+    stanley: Stanley, route: str, opened: set[str], said: dict[tuple[str, str], list[set[str]]]
+) -> dict[str, Any]:
+    """A new conversation; one about statistics where the route has no more to say."""
     for attempt in range(2000):
-        row = stanley.conversation(kind if attempt < 200 else "statistic")
-        question = row["messages"][1]["content"]
-        if question not in seen:
-            seen.add(question)
+        route = route if attempt < 200 else "parquet"
+        row = stanley.conversation(route)
+        if stanley.opening & opened or len(_json(row["messages"])) > LONGEST:
+            continue
+        # Only a conversation on the same route and in the same language can say the same.
+        new, others = _sequences(row), said.setdefault((route, stanley.language), [])
+        if all(len(new & other) <= ALIKE * len(new | other) for other in others):
+            opened |= stanley.opening
+            others.append(new)
             return row
-    raise SystemExit(f"only {len(seen)} different conversations can be made; ask for fewer --rows")
+    raise SystemExit(f"only {len(opened)} different conversations can be made; ask for fewer --rows")
 
 
-def _user(text: str) -> dict[str, Any]:
+def _sequences(row: Mapping[str, Any]) -> set[str]:
+    """The sequences of three words that user and assistant say, calls included."""
+    texts = []
+    for message in row["messages"]:
+        if message["role"] in ("user", "assistant"):
+            calls = [call["function"] for call in message.get("tool_calls", ())]
+            texts += [message["content"] or "", *(f"{call['name']} {call['arguments']}" for call in calls)]
+    words = re.findall(r"\w+", " ".join(texts).lower())
+    return {" ".join(words[i : i + 3]) for i in range(max(1, len(words) - 2))}
+
+
+def _user(text: str) -> Message:
     return {"role": "user", "content": text}
 
 
-def _say(text: str) -> dict[str, Any]:
+def _say(text: str) -> Message:
     return {"role": "assistant", "content": text}
 
 
-def _rows(*found: Mapping[str, Any]) -> dict[str, Any]:
-    return {"rows": list(found), "sample": True}
+def _other(language: str) -> str:
+    return "en" if language == "fr" else "fr"
 
 
-def _of(player: str) -> str:
-    return f"d'{player}" if player[0] in "AEIOU" else f"de {player}"
+def _seasons(player: str) -> list[str]:
+    first = (SKATERS | GOALIES)[player]
+    return [season for season in GAMES_PLAYED if int(season[:4]) >= first]
+
+
+def _before(season: str) -> str:
+    year = int(season[:4]) - 1
+    return f"{year}-{(year + 1) % 100:02d}"
+
+
+def _fill(text: str, slots: Mapping[str, Any], language: str) -> str:
+    """A template filled in, decimals as the language writes them."""
+    shown = {name: _number(value, language) for name, value in slots.items()}
+    shown["player"], shown["view"] = shown.get("called", ""), shown.get(f"view_{language}", "")
+    shown["of_player"] = f"d'{shown['player']}" if shown["player"][:1] in tuple("AEIOU") else f"de {shown['player']}"
+    if "save_pct" in slots:  # Three decimals, as in .930
+        save_pct = f"{slots['save_pct']:.3f}"
+        shown["save_pct"] = save_pct.replace(".", ",") if language == "fr" else save_pct.removeprefix("0")
+    return _singular(text.format(**shown), language)
 
 
 def _number(value: Any, language: str) -> str:
@@ -415,7 +888,18 @@ def _number(value: Any, language: str) -> str:
 
 def _singular(text: str, language: str) -> str:
     """`1 goals` is one goal; French has no plural for 0 either."""
-    return re.sub(rf"(?<![\d.,-])({'[01]' if language == 'fr' else '1'}) ({COUNTED})s\b", r"\1 \2", text)
+    few = "[01]" if language == "fr" else "1"
+    text = re.sub(rf"(?<![\d.,-])({few}) (loss)es\b", r"\1 \2", text)
+    return re.sub(rf"(?<![\d.,-])({few}) ({COUNTED})s\b", r"\1 \2", text)
+
+
+def _words(text: str) -> int:
+    """Words, a figure with decimals counted as two: no way of counting finds more."""
+    return len(re.findall(r"\w+", text))
+
+
+def _sentences(text: str) -> int:
+    return len(re.findall(r"[.!?](?=\s|$)", text))
 
 
 def _json(value: Any) -> str:
@@ -424,7 +908,7 @@ def _json(value: Any) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write the Stanley dataset to standard output.")
-    parser.add_argument("--rows", type=int, default=360, help="conversations (default 360)")
+    parser.add_argument("--rows", type=int, default=1280, help="conversations (default 1280)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other conversations (default 0)")
     options = parser.parse_args()
     for row in rows(options.rows, options.seed):

@@ -15,9 +15,11 @@ from collections.abc import Callable
 from typing import Any
 
 from examples.tiny_base import lexicon as words
+from examples.tiny_base import topics
 
 Message = dict[str, Any]
 Conversation = list[Message]
+_Family = Callable[[random.Random], tuple[str, str]]
 
 # club: (city, nickname, founded, Stanley Cups to 2025, arena)
 CLUBS: dict[str, tuple[str, str, int, int, str]] = {
@@ -84,8 +86,10 @@ TABLES = ("skaters", "goalies", "games", "teams", "players", "stats", "standings
 def row(rng: random.Random) -> dict[str, Any]:
     """One conversation as a dataset's row, of one to three exchanges on different subjects."""
     kind = rng.random()
-    if kind < 0.5:
+    if kind < 0.25:
         return _with_functions(rng)
+    if kind < 0.5:
+        return topics.desk(rng, _player, _coined)
     return {"messages": _in_a_part(rng) if kind < 0.6 else _exchanges(rng)}
 
 
@@ -514,11 +518,14 @@ def _opinion(rng: random.Random) -> tuple[str, str]:
     )
 
 
+def _about(family: Callable[[random.Random, topics.Namer], tuple[str, str]]) -> _Family:
+    return lambda rng: family(rng, _player)
+
+
 def _times(count: int) -> str:
     return {1: "once", 2: "twice"}.get(count, f"{count} times")
 
 
-_Family = Callable[[random.Random], tuple[str, str]]
 _FAMILIES: dict[_Family, int] = {
     _greeting: 2,
     _club: 5,
@@ -533,4 +540,9 @@ _FAMILIES: dict[_Family, int] = {
     _chatter: 6,
     _record: 6,
     _call: 5,
+    _about(topics.sort): 14,
+    _about(topics.side): 5,
+    _about(topics.translate): 8,
+    _about(topics.season): 4,
+    _about(topics.form): 5,
 }

@@ -29,6 +29,8 @@ class App:
     artifact_bucket: str
     endpoint_name: str
     base_model_prefix: str
+    weights_machine_arn: str
+    hub_token_secret_arn: str
 
     def read_json(self, key: str) -> Any | None:
         """The JSON at `key` of the artifact bucket; None where there is none."""
@@ -71,6 +73,8 @@ def connect(environment: str) -> App:
             artifact_bucket=outputs["ArtifactBucketName"],
             endpoint_name=outputs["EndpointName"],
             base_model_prefix=outputs["BaseModelPrefix"],
+            weights_machine_arn=outputs["WeightsStateMachineArn"],
+            hub_token_secret_arn=outputs["HubTokenSecretArn"],
         )
     except KeyError as missing:
         status = stack.get("StackStatus")

@@ -1,4 +1,7 @@
-"""`base-model upload`: a checkpoint folder, checked before anything is sent, put where runs find it."""
+"""`base-model upload`: a checkpoint folder, checked before anything is sent, put where runs find it.
+
+`base-model token` and `bring`, by which the weights come from the hub, are in `hub_weights`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import Any
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from heartbeat import checkpoint, layout
-from heartbeat.cli import screen
+from heartbeat.cli import hub_weights, screen
 from heartbeat.cli.account import App, client, connect
 from heartbeat.cli.errors import UserError
 from heartbeat.scout import ModelShape
@@ -22,6 +25,8 @@ _PLAIN_AT_LEAST_BYTES = 1 << 28
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.action != "upload":
+        return hub_weights.run(arguments)
     files = checkpoint_files(arguments.folder)
     app = connect(arguments.environment)
     sent = upload(app, files, force=arguments.force)

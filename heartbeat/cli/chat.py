@@ -13,11 +13,12 @@ from rich.text import Text
 from heartbeat import requests
 from heartbeat.cli import screen, source
 from heartbeat.cli.account import connect
-from heartbeat.cli.endpoint import Endpoint, Message, shown
+from heartbeat.cli.endpoint import Endpoint, shown
 from heartbeat.cli.errors import UserError
+from heartbeat.client import Message
 
 EXAMPLE = Path(__file__).resolve().parent.parent.parent / "examples" / "stanley" / "stanley.jsonl"
-_HELP = "/base, /stanley: who answers   /tool JSON: a tool's result   /new: start afresh   /quit"
+_HELP = "/as NAME: who answers, base or an adapter   /tool JSON: a tool's result   /new: start afresh   /quit"
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -65,16 +66,22 @@ def _talk(endpoint: Endpoint, opening: list[Message], model: str) -> int:
             break
         if line == "/new":
             messages = list(opening)
-        elif line in {"/base", "/stanley"}:
-            model = line[1:]
+        elif line.startswith("/as "):
+            model = line.removeprefix("/as ").strip()
         elif line.startswith("/") and not line.startswith("/tool "):
             screen.say(Text(_HELP, style="dim"))
         elif line:
             said = _said(line, messages)
-            answer = endpoint.ask([*messages, said], model)
+            _show(Text(f"{model} ", style="bold cyan"))
+            answer = endpoint.say([*messages, said], model, lambda text: _show(Text(text)))
             messages += [said, {key: answer[key] for key in ("role", "content", "tool_calls") if answer.get(key)}]
-            screen.say(Text.assemble((f"{model} ", "bold cyan"), shown(answer)))
+            screen.say("" if answer.get("content") else shown(answer))
     return 0
+
+
+def _show(text: Text) -> None:
+    """Without going to the next line: more comes."""
+    screen.console().print(text, end="", soft_wrap=True)
 
 
 def _said(line: str, messages: list[Message]) -> Message:

@@ -32,6 +32,7 @@ SESSION = FOLDER / "session.json"
 PAGE = FOLDER / "report.html"
 ENVIRONMENT_FILE = FOLDER / "environment.sh"
 CHECKPOINT = ROOT / "examples" / "tiny_base" / "checkpoint"
+GATE = "examples/tiny_base/gate.toml"
 DATASET = ROOT / "examples" / "stanley" / "stanley.jsonl"
 
 
@@ -110,7 +111,12 @@ def _deploy() -> None:
         phase.detail = target
     with screen.phase("cdk deploy --all") as phase:
         phase.detail = "synthesising the templates"
-        _cdk(phase, "deploy", "--all", "--require-approval", "never", "--output", str(FOLDER / "cdk.out"))
+        gate = f"heartbeat.dev.gate_file={GATE}"
+        _cdk(
+            phase,
+            *("deploy", "--all", "--require-approval", "never"),
+            *("--context", gate, "--output", str(FOLDER / "cdk.out")),
+        )
         phase.detail = _deployed()
 
 

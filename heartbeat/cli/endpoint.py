@@ -1,19 +1,17 @@
-"""Questions to an endpoint through the public InvokeEndpoint API."""
+"""Questions to an endpoint from the command line."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from botocore.exceptions import ClientError
-
-from heartbeat import requests
-from heartbeat.cli.account import client
+from heartbeat import client
+from heartbeat.cli import account
 from heartbeat.cli.errors import Failed, UserError
-
-Message = dict[str, Any]
+from heartbeat.client import Message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,32 +24,35 @@ class Endpoint:
     temperature: float = 0.0
 
     def ask(self, messages: Sequence[Message], model: str) -> Message:
-        """The assistant's next message, by the tuned model or the base. Raises UserError or Failed."""
-        body = requests.chat(model=model, messages=messages, max_tokens=self.max_tokens, temperature=self.temperature)
-        if self.tools:
-            body["tools"] = list(self.tools)
-        try:
-            answer = client("sagemaker-runtime").invoke_endpoint(
-                EndpointName=self.name, ContentType="application/json", Body=json.dumps(body)
-            )
-        except ClientError as error:
-            raise _explained(self.name, error) from None
-        raw = answer["Body"].read()
-        try:
-            message: Message = json.loads(raw)["choices"][0]["message"]
-        except (ValueError, LookupError, TypeError):
-            raise Failed(f"endpoint {self.name} gave no chat completion: {raw[:200]!r}") from None
-        return message
+        """The assistant's next message, by an adapter or the base. Raises UserError or Failed."""
+        with _in_words():
+            return client.ask(self.name, messages, model=model, **self._how())
+
+    def say(self, messages: Sequence[Message], model: str, show: Callable[[str], None]) -> Message:
+        """The same; `show` gets its text piece by piece, as it comes."""
+        with _in_words():
+            said = client.stream(self.name, messages, model=model, **self._how())
+            for text in said:
+                show(text)
+            return said.message
+
+    def _how(self) -> dict[str, Any]:
+        return {
+            "tools": self.tools,
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "runtime": account.client("sagemaker-runtime"),
+        }
 
 
-def _explained(name: str, error: ClientError) -> UserError | Failed | ClientError:
-    code, text = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
-    if code == "ValidationError" and "not found" in text:
-        return UserError(f"there is no endpoint {name}; `python -m heartbeat status` lists those that there are")
-    if code == "ModelError":
-        said = error.response.get("OriginalMessage") or text
-        return Failed(f"endpoint {name} could not answer: {said}")
-    return error
+@contextmanager
+def _in_words() -> Iterator[None]:
+    try:
+        yield
+    except client.NoEndpoint as error:
+        raise UserError(f"{error}; `python -m heartbeat status` lists those that there are") from None
+    except client.EndpointError as error:
+        raise Failed(str(error)) from None
 
 
 def shown(message: Message) -> str:

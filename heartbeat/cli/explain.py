@@ -15,6 +15,7 @@ from heartbeat.job import FineTuneJob
 from heartbeat.memory import GIB, USABLE_HOST_SHARE
 from heartbeat.plan import Plan
 from heartbeat.scout import ModelShape
+from heartbeat.timing import Asking
 
 
 def show(shape: ModelShape, job: FineTuneJob, plan: Plan) -> None:
@@ -89,6 +90,8 @@ def _candidate(candidate: Candidate, job: FineTuneJob) -> None:
         step.add_row(_words(part), f"{seconds:.2f}")
     step.add_row(Text("the longest of them"), f"{candidate.seconds_per_step:.2f}", style="bold")
     screen.console().print(step)
+    if candidate.asking:
+        _asking(candidate.asking, job)
     title = f"seconds of the run, {job.max_steps} steps"
     _terms(title, candidate.seconds, candidate.max_runtime_seconds, "it may take")
     if candidate.usd_per_hour is not None and candidate.usd_on_demand is not None:
@@ -99,6 +102,15 @@ def _candidate(candidate: Candidate, job: FineTuneJob) -> None:
         )
     for file in candidate.sources:
         screen.say(f"  from {file}")
+
+
+def _asking(asked: Asking, job: FineTuneJob) -> None:
+    table = _table("answers of base and tuned model", "")
+    table.add_row("prompts of each", f"{asked.prompts:,}")
+    table.add_row("of them together on a GPU", f"{asked.rows_together:,}")
+    table.add_row(f"walks, if all say {job.eval_max_new_tokens} tokens", f"{asked.walks:,}")
+    table.add_row("seconds of a walk", f"{asked.seconds_per_walk:.2f}")
+    screen.console().print(table)
 
 
 def _terms(title: str, terms: Mapping[str, float], limit: float, of_limit: str) -> None:

@@ -29,6 +29,10 @@ def plan(found: Found) -> str:
 
 
 def gate(found: Found) -> str:
+    return str(found["summary"])
+
+
+def acceptance(found: Found) -> str:
     return "; ".join(found["reasons"])
 
 
@@ -36,6 +40,6 @@ SOURCES: Mapping[str, tuple[str, Callable[[Found], str]]] = {
     "Check dataset": ("dataset.json", dataset),
     "Plan": ("plan.json", plan),
     "Quality gate": ("gate.json", gate),
-    "Acceptance check": ("acceptance.json", gate),
+    "Acceptance check": ("acceptance.json", acceptance),
 }
 """State -> its file in the run's folder, and what of it is worth a line."""

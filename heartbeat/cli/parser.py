@@ -207,6 +207,7 @@ def _run(commands: _Commands[Parser]) -> None:
     _limits(parser)
     parser.add_argument("--no-deploy", action="store_true", help="train only")
     parser.add_argument("--endpoint", metavar="NAME", help="endpoint to deploy to")
+    parser.add_argument("--adapter", metavar="NAME", help="name of the adapter on it (default stanley)")
     parser.add_argument("--approve", action="store_true", help="ask a person between the gate and the endpoint")
     parser.add_argument(
         "--input", metavar="JSON", help="the execution's input, or @FILE; the options above win over it"
@@ -254,7 +255,9 @@ def _chat(commands: _Commands[Parser]) -> None:
     )
     parser.add_argument("--endpoint", metavar="NAME", help="default: the environment's own")
     parser.add_argument("--once", metavar="QUESTION", help="ask one question and end")
-    parser.add_argument("--model", choices=("stanley", "base", "both"), default="stanley", help="default stanley")
+    parser.add_argument(
+        "--model", metavar="NAME", default="stanley", help="an adapter of the endpoint, base, or both (default stanley)"
+    )
     parser.add_argument("--system", metavar="TEXT", help="system message, or @FILE (default: the example dataset's)")
     parser.add_argument(
         "--tools", type=Path, metavar="FILE", help="JSON list of tools (default: the example dataset's)"
@@ -296,13 +299,25 @@ def _base_model(commands: _Commands[Parser]) -> None:
         "base-model",
         "base_model",
         "put the base model's checkpoint where runs find it",
+        "  heartbeat base-model token\n"
+        "  heartbeat base-model bring --make bf16,nf4\n"
         "  heartbeat base-model upload ~/models/Llama-4-Scout-17B-16E-Instruct",
     )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     upload = actions.add_parser("upload", help="check a checkpoint folder and upload it; goes on where it stopped")
+    upload.set_defaults(action="upload")
     upload.add_argument("folder", type=Path, metavar="FOLDER")
     upload.add_argument("--force", action="store_true", help="upload also what is there already in the same size")
     _environment(upload)
+    token = actions.add_parser("token", help="store the Hugging Face token that runs bring the weights with")
+    token.set_defaults(action="token")
+    _environment(token)
+    bring = actions.add_parser("bring", help="bring the weights now, with packs and an FP8 copy; goes on likewise")
+    bring.set_defaults(action="bring")
+    bring.add_argument("--make", metavar="FORMATS", help="of bf16,nf4,fp8 (default: all)")
+    bring.add_argument("--revision", metavar="NAME", help="branch, tag or commit on the hub (default main)")
+    bring.add_argument("--no-watch", action="store_true", help="start it and return")
+    _environment(bring)
 
 
 def _images(commands: _Commands[Parser]) -> None:

@@ -12,6 +12,7 @@ from heartbeat import layout
 from heartbeat.cli import executions, screen
 from heartbeat.cli.account import App, client, connect, is_missing
 from heartbeat.cli.errors import UserError
+from heartbeat.cli.watch import show_metrics
 
 FOLDER = Path(".build/reports")
 
@@ -20,6 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     app = connect(arguments.environment)
     name = executions.name_of(executions.find(app, arguments.execution))
     path = download(app, name, arguments.output or FOLDER / f"{name}.html")
+    show_metrics(app, name)
     screen.say(str(path))
     if arguments.open:
         webbrowser.open(path.resolve().as_uri())

@@ -47,6 +47,7 @@ def execution_input(arguments: argparse.Namespace) -> dict[str, Any]:
         "use_spot": True if arguments.spot else None,
         "deploy": False if arguments.no_deploy else None,
         "endpoint_name": arguments.endpoint,
+        "adapter_name": arguments.adapter,
         "approve": True if arguments.approve else None,
     }
     chosen = {**given, **{name: value for name, value in options.items() if value is not None}}

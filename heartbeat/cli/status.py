@@ -67,7 +67,7 @@ def is_of(endpoint: str, environment: str) -> bool:
 
 def _endpoint(endpoint: dict[str, Any]) -> Running:
     config = client("sagemaker").describe_endpoint_config(EndpointConfigName=endpoint["EndpointConfigName"])
-    kinds = {variant["VariantName"]: variant.get("InstanceType", "") for variant in config["ProductionVariants"]}
+    kinds = {variant["VariantName"]: _instance_type(variant) for variant in config["ProductionVariants"]}
     variants = endpoint.get("ProductionVariants") or config["ProductionVariants"]
     numbers = {
         variant["VariantName"]: variant.get("CurrentInstanceCount", variant.get("InitialInstanceCount", 1))
@@ -93,6 +93,12 @@ def _job(job: dict[str, Any]) -> Running:
         since=job["CreationTime"],
         usd_per_hour=_price(resources["InstanceType"], resources["InstanceCount"]),
     )
+
+
+def _instance_type(variant: dict[str, Any]) -> str:
+    """The first of several that may stand in for each other: which of them runs is not told."""
+    pools = variant.get("InstancePools") or [{"InstanceType": ""}]
+    return str(variant.get("InstanceType") or pools[0]["InstanceType"])
 
 
 def _price(instance_type: str, number: int) -> float | None:

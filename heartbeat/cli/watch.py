@@ -11,7 +11,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from heartbeat import layout
-from heartbeat.cli import executions, notes, screen
+from heartbeat.cli import executions, metric_table, notes, screen
 from heartbeat.cli.account import App, client, connect, is_local
 from heartbeat.cli.history import History
 from heartbeat.cli.training_log import TrainingLog
@@ -43,10 +43,19 @@ def watch(app: App, arn: str, *, hints: bool = True) -> dict[str, Any]:
             screen.say(f"\nThe run goes on. To look again: python -m heartbeat watch {executions.name_of(arn)}")
             screen.say(f"To end it: aws stepfunctions stop-execution --execution-arn {arn}")
         raise
+    show_metrics(app, executions.name_of(arn))
     screen.say()
     for text in conclusion(outcome, hints=hints):
         screen.say(text)
     return outcome
+
+
+def show_metrics(app: App, name: str) -> None:
+    """The table of the metrics that the gate judged, where the run came that far."""
+    try:
+        metric_table.show(app.read_json(layout.Run(name).gate))
+    except (ClientError, KeyError, TypeError, ValueError):
+        return  # beside the outcome: a file that cannot be read is not shown
 
 
 @dataclass

@@ -169,6 +169,8 @@ def training_text(progress: Progress) -> str:
         parts.append(f"{figures['tokens_per_second']:,.0f} tok/s")
     if progress.step < progress.max_steps and "hours_remaining" in figures:
         parts.append(f"{screen.duration(figures['hours_remaining'] * 3600)} left")
+    if progress.said.startswith("answers of "):
+        parts.append(progress.said)
     if "usd_so_far" in figures and not is_local():
         parts.append(f"{screen.usd(figures['usd_so_far'])} so far")
     return "  ".join(parts)

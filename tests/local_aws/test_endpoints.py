@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from botocore.exceptions import ClientError
 from tests.local_aws.conftest import BUCKET, JOB_ACTIONS, REPOSITORY_URI, Account, allow, wait_for
 
 PROGRAM = """
-import json, os, pathlib, sys
+import json, os, pathlib, sys, time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 ml = pathlib.Path(os.environ["HEARTBEAT_OPT_ML"])
 if os.environ.get("MODE") == "crash":
@@ -30,8 +31,24 @@ class Handler(BaseHTTPRequestHandler):
         asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
         if asked == "die":
             os._exit(1)
+        if asked == "half":
+            self.send_response(200)
+            self.send_header("Content-Length", "100")
+            self.end_headers()
+            self.wfile.write(b"half an answer")
+            self.wfile.flush()
+            self.connection.shutdown(2)
+            return
         if asked == "refuse":
             return self.answer(400, b"not like this")
+        if asked == "stream":
+            self.send_response(200)
+            self.end_headers()
+            for word in (b"one ", b"two ", b"three"):
+                self.wfile.write(word)
+                self.wfile.flush()
+                time.sleep(0.3)
+            return
         files = sorted(str(p.relative_to(ml)) for p in ml.rglob("*") if p.is_file())
         said = {"name": os.environ.get("NAME"), "asked": asked, "files": files}
         self.answer(200, json.dumps(said).encode())
@@ -127,6 +144,18 @@ def test_response_stream(account: Account, image: str, role: str) -> None:
     )
     parts = [event["PayloadPart"]["Bytes"] for event in answer["Body"]]
     assert json.loads(b"".join(parts))["asked"] == "hi"
+
+
+def test_a_stream_comes_as_it_is_said(account: Account, image: str, role: str) -> None:
+    endpoint = deploy(account, config(account, model(account, image, role)))
+    answer = account.client("sagemaker-runtime").invoke_endpoint_with_response_stream(
+        EndpointName=endpoint["EndpointName"], Body=b"stream"
+    )
+    came = []
+    for event in answer["Body"]:
+        came.append((event["PayloadPart"]["Bytes"], time.monotonic()))
+    assert [part for part, _ in came] == [b"one ", b"two ", b"three"]
+    assert came[-1][1] - came[0][1] > 0.3  # they were not kept until the end
 
 
 def test_a_crash_fails_the_endpoint(account: Account, image: str, role: str) -> None:
@@ -246,6 +275,8 @@ def test_errors_of_the_container_are_model_errors(account: Account, image: str, 
         invoke(account, name, "refuse")
     assert refused.value.response["Error"]["Code"] == "ModelError"
     assert refused.value.response["OriginalStatusCode"] == 400
+    with pytest.raises(ClientError, match="ModelError"):
+        invoke(account, name, "half")
     with pytest.raises(ClientError, match="ModelError"):
         invoke(account, name, "die")
     with pytest.raises(ClientError, match="ModelError"):  # nobody is there any more

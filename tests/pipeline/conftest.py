@@ -17,13 +17,28 @@ import pytest
 
 from heartbeat.execution import run_id
 from local_aws.server import Server, start
+from tests import fake_hub
 from tests.training import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_ROWS = 80
+MODEL_BUCKET = "models-elsewhere"
 # A random model of a few thousand parameters, and settings under which it learns something in a second or two:
 # these tests ask what the pipeline does, not how well it learns.
-QUICK = {**tiny.HYPERPARAMETERS, "MAX_STEPS": 8, "LEARNING_RATE": 0.02, "EVAL_EVERY_STEPS": 1000}
+QUICK = {
+    **tiny.HYPERPARAMETERS,
+    "MAX_STEPS": 8,
+    "LEARNING_RATE": 0.02,
+    "EVAL_EVERY_STEPS": 1000,
+    "EVAL_GENERATE_ROWS": 12,
+    "EVAL_MAX_NEW_TOKENS": 16,
+}
+PROBE = {
+    "name": "sum",
+    "messages": [{"role": "user", "content": "1 + 1?"}],
+    "right": {"number": 2},
+    "example": "It is 2.",
+}
 PATIENCE_SECONDS = 240
 
 
@@ -49,6 +64,8 @@ class Cloud:
 
     server: Server
     outputs: dict[str, str]
+    hub: fake_hub.Hub
+    """Where the app brings base weights from: it serves those that the fixture uploads, in several shards"""
 
     def client(self, service: str) -> Any:
         return self.server.client(service)
@@ -203,15 +220,23 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
 @contextmanager
 def deployed(root: Path, *settings: str) -> Iterator[Cloud]:
     """An AWS with the app in it, a base model and the default dataset; `settings` are `name=value` of dev."""
-    chosen = [word for setting in settings for word in ("-c", f"heartbeat.dev.{setting}")]
-    with start(root) as server:
+    with fake_hub.serve() as hub, start(root) as server:
         cdk(server, "bootstrap", "--output", str(root / "cdk.out"))
-        cdk(server, "deploy", "--all", "--require-approval", "never", "--output", str(root / "cdk.out"), *chosen)
+        own = [
+            "gate_file=tests/pipeline/gate.toml",
+            f"hub_url={hub.url}",
+            f'extra_model_buckets=["{MODEL_BUCKET}"]',
+            *settings,
+        ]
+        context = [word for setting in own for word in ("-c", f"heartbeat.dev.{setting}")]
+        cdk(server, "deploy", "--all", "--require-approval", "never", "--output", str(root / "cdk.out"), *context)
         described = server.client("cloudformation").describe_stacks(StackName="HeartBeat-dev-Pipeline")["Stacks"][0]
         outputs = {item["OutputKey"]: item["OutputValue"] for item in described["Outputs"]}
-        cloud = Cloud(server, outputs)
+        cloud = Cloud(server, outputs, hub)
         base = tiny.write_base(root / "base")
         (base / "tokenizer_config.json").write_text("{}")  # a checkpoint as it is published has one
+        (base / "probes.jsonl").write_text(json.dumps(PROBE))  # fewer than the bundled ones, for speed
+        hub.folder = tiny.split(base, root / "repository", num_shards=3)
         for path in sorted(base.iterdir()):
             key = outputs["BaseModelPrefix"] + path.name
             server.client("s3").upload_file(str(path), outputs["ArtifactBucketName"], key)

@@ -45,6 +45,9 @@ def test_a_run_from_a_file_to_an_answer_and_its_end(
     assert main(["watch", "typed"]) == 0
     shown = capsys.readouterr().out
     assert "✓ Quality gate" in shown
+    assert "2 of 2 metrics met their bounds" in shown
+    (row,) = [line.split() for line in shown.splitlines() if line.startswith(" persona ")]
+    assert row[-1] == "met", "the table of what was judged"
     assert "step 8/8" in shown
     assert f"{fresh_endpoint} answers." in shown
 

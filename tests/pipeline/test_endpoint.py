@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from heartbeat import metrics, requests
+from heartbeat import client, metrics, requests
 from heartbeat.execution import run_id
 from tests.pipeline.conftest import PATIENCE_SECONDS, QUICK, Cloud, Outcome, delete_endpoint
 
@@ -175,6 +175,23 @@ def test_two_runs_at_once_take_turns_and_tidy_up(cloud: Cloud, first: Outcome) -
 
 
 @pytest.mark.usefixtures("first")
+def test_a_second_name_is_served_beside_the_first_and_replaced_alone(cloud: Cloud) -> None:
+    name = cloud.outputs["EndpointName"]
+    stanley = ask(cloud, name, requests.TUNED_NAME)
+
+    added = cloud.run(hyperparameters={**QUICK, "SEED": 1}, adapter_name="canary")
+    assert added.status == "SUCCEEDED", added.cause
+    assert added.output["adapter_name"] == "canary"
+    assert len({stanley, ask(cloud, name, "canary"), ask(cloud, name, requests.BASE_NAME)}) == 3
+    assert ask(cloud, name, requests.TUNED_NAME) == stanley
+
+    # Trained as the first one was, it is the same adapter.
+    replaced = cloud.run(hyperparameters=QUICK, adapter_name="canary")
+    assert replaced.status == "SUCCEEDED", replaced.cause
+    assert ask(cloud, name, "canary") == ask(cloud, name, requests.TUNED_NAME) == stanley
+
+
+@pytest.mark.usefixtures("first")
 def test_a_good_update_serves_the_new_adapter(cloud: Cloud) -> None:
     name = cloud.outputs["EndpointName"]
     before = ask(cloud, name, requests.TUNED_NAME)
@@ -183,6 +200,18 @@ def test_a_good_update_serves_the_new_adapter(cloud: Cloud) -> None:
     assert "Update endpoint" in cloud.states(second.arn)
     assert serving(cloud).startswith(second.stem)
     assert ask(cloud, name, requests.TUNED_NAME) != before
+
+
+def test_an_answer_is_streamed_and_says_the_same(cloud: Cloud, first: Outcome) -> None:
+    runtime, name = cloud.client("sagemaker-runtime"), first.output["endpoint_name"]
+    question = [{"role": "user", "content": "Who are you?"}]
+    whole = client.ask(name, question, runtime=runtime, max_tokens=32)
+    said = client.stream(name, question, runtime=runtime, max_tokens=32)
+    pieces = list(said)
+    assert len(pieces) > 1
+    assert said.message["content"].strip() == whole["content"]
+    with pytest.raises(client.EndpointError, match="model 'nobody' is not served; the models are base, "):
+        client.stream(name, question, model="nobody", runtime=runtime)
 
 
 @pytest.mark.usefixtures("first")

@@ -95,11 +95,49 @@ def test_no_capacity_anywhere(cloud: Cloud) -> None:
     assert_failed(cloud, outcome, "NoCapacity", "ml.p4d.24xlarge (CapacityError", "ml.g5.12xlarge (no quota)")
 
 
+def transcripts(cloud: Cloud, outcome: Outcome) -> list[dict[str, Any]]:
+    """Of a run that the gate stopped, as it says where they are."""
+    where = f"s3://{cloud.outputs['ArtifactBucketName']}/runs/{outcome.arn.rsplit(':', 1)[-1]}/gate.json"
+    assert f"held-out rows that failed: {where}" in outcome.cause
+    found = json.loads(cloud.run_file(outcome, "gate.json"))
+    assert not found["passed"]
+    failures: list[dict[str, Any]] = found["scores"]["failures"]
+    assert failures[0]["transcript"]
+    assert "Register model" not in cloud.states(outcome.arn)
+    return failures
+
+
 def test_an_adapter_that_learned_nothing_is_not_deployed(cloud: Cloud) -> None:
     outcome = cloud.run(hyperparameters={**QUICK, "LEARNING_RATE": 1e-9})
     assert_failed(cloud, outcome, "QualityGateFailed", "held-out loss", "needs at most")
-    assert "Register model" not in cloud.states(outcome.arn)
+    assert all(failure["base"] == failure["tuned"] for failure in transcripts(cloud, outcome))
     assert cloud.run_file(outcome, "adapter/adapter_model.safetensors")
+
+
+def test_an_adapter_that_does_not_play_its_part_is_not_deployed(cloud: Cloud) -> None:
+    """However much better its loss."""
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"Question {n}: who are you?"},
+                {"role": "assistant", "content": said},
+            ]
+        }
+        for n, said in enumerate(["I am Stanley, analyst of the Canadiens, and I follow every game."] * 20)
+    ]
+    own = cloud.put_dataset("names.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows).encode())
+    outcome = cloud.run(hyperparameters=QUICK, held_out_dataset=own)
+    assert_failed(cloud, outcome, "QualityGateFailed", "missed: persona 0.00 (0.00 to ", "; needs 0.4)")
+    assert "held-out loss" not in outcome.cause
+    shown = transcripts(cloud, outcome)
+    assert {failure["problems"]["persona"].partition(":")[0] for failure in shown} <= {"says_his_name", "says nothing"}
+    page = cloud.run_file(outcome, "report.html").decode()
+    assert "I am Stanley, analyst of the Canadiens" in page, "what was expected, beside what was said"
+
+
+def test_a_run_without_answers_is_not_deployed(cloud: Cloud) -> None:
+    outcome = cloud.run(hyperparameters={**QUICK, "EVAL_GENERATE_ROWS": 0})
+    assert_failed(cloud, outcome, "QualityGateFailed", "no answers were scored", "set EVAL_GENERATE_ROWS above 0")
 
 
 def test_an_endpoint_that_does_not_start(cloud: Cloud) -> None:

@@ -23,6 +23,7 @@ def test_what_a_run_writes_is_encrypted_with_the_apps_key(cloud: Cloud) -> None:
         "dataset.json",
         "gate.json",
         "metrics.json",
+        "scores.json",
         "report.html",
         "adapter_model.safetensors",
     } <= names

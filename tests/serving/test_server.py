@@ -9,23 +9,27 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from heartbeat.container_settings import ContainerSettings
 from serving.chat_completion import Request, RequestError
 from serving.engine import Engine
-from serving.generate import generate
-from serving.local_server import MAX_BODY_BYTES, Settings
+from serving.generate import Said, generate
+from serving.local_server import MAX_BODY_BYTES, Answering, Settings
 from tests.training import tiny
 from training_code import adapter
 from training_code.base_files import open_base
 from training_code.errors import TrainingError
 from training_code.lora_weights import LoraWeights
 
+ADAPTERS = ("stanley", "canary")
+NAMES = ("base", *ADAPTERS)
+SETTINGS = ContainerSettings(tensor_parallel_size=1, max_model_len=200, adapters=ADAPTERS)
 ASK = {"messages": [{"role": "user", "content": "How many goals has Suzuki?"}], "temperature": 0, "max_tokens": 8}
 
 
@@ -57,6 +61,19 @@ class Server:
         finally:
             connection.close()
 
+    def stream(self, body: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
+        """The events of a streamed answer, as they come."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            connection.request("POST", "/invocations", json.dumps({**body, "stream": True}))
+            response = connection.getresponse()
+            assert (response.status, response.getheader("Content-Type")) == (200, "text/event-stream; charset=utf-8")
+            while (line := response.readline().strip()) != b"data: [DONE]":
+                if line:
+                    yield json.loads(line.removeprefix(b"data: "))
+        finally:
+            connection.close()
+
     def _ready(self) -> int:
         assert self.process.stdout
         said = ""
@@ -67,13 +84,13 @@ class Server:
         raise AssertionError(said)
 
 
-def save_adapter(folder: Path, base: Path) -> None:
-    """An adapter that says something else than the base model."""
+def save_adapter(folder: Path, base: Path, seed: int = 1) -> None:
+    """An adapter that says something else than the base model, and than one of another seed."""
     targets = ("attention", "shared_expert")
     lora = LoraWeights(
         open_base(base).architecture, targets, rank=4, alpha=8, dropout=0, seed=1, device=torch.device("cpu")
     )
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     for matrix in lora.matrices():
         torch.nn.init.normal_(matrix.lora_b.detach(), std=0.5)
     adapter.save(folder, lora, targets=targets, rank=4, alpha=8, dropout=0)
@@ -84,7 +101,8 @@ def root(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("served") / "ml"
     root.mkdir()
     (root / "model").symlink_to(base)
-    save_adapter(root / "additional-model-data-sources/adapter", base)
+    for seed, name in enumerate(ADAPTERS, start=1):
+        save_adapter(root / "additional-model-data-sources" / name, base, seed)
     return root
 
 
@@ -92,12 +110,7 @@ def root(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(root: Path) -> Iterator[Server]:
     running = Server(
         root,
-        SM_VLLM_MODEL="/opt/ml/model",
-        SM_VLLM_SERVED_MODEL_NAME="base",
-        SM_VLLM_ENABLE_LORA="true",
-        SM_VLLM_LORA_MODULES="stanley=/opt/ml/additional-model-data-sources/adapter",
-        SM_VLLM_MAX_MODEL_LEN="200",
-        SM_VLLM_ENABLE_AUTO_TOOL_CHOICE="true",
+        **SETTINGS.environment(),
     )
     with running.process:
         yield running
@@ -110,7 +123,12 @@ def server(root: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def engine(root: Path, base: Path) -> Engine:
-    return Engine.load(base, "base", {"stanley": root / "additional-model-data-sources/adapter"}, None)
+    return Engine.load(base, "base", {"stanley": root / "additional-model-data-sources/stanley"}, None)
+
+
+def answer(server: Server, model: str, **more: Any) -> dict[str, Any]:
+    message: dict[str, Any] = server.post({"model": model, **ASK, **more})[1]["choices"][0]["message"]
+    return message
 
 
 def test_ping(server: Server) -> None:
@@ -133,24 +151,24 @@ def test_answers_in_openais_form(server: Server) -> None:
 
 
 def test_each_request_chooses_base_or_adapter(server: Server) -> None:
-    names = ("base", "stanley", "base", "stanley")
-    said = [server.post({"model": n, **ASK})[1]["choices"][0]["message"]["content"] for n in names]
-    assert said[0] == said[2] != said[1] == said[3]
+    first, again = ([answer(server, name)["content"] for name in NAMES] for _ in range(2))
+    assert first == again
+    assert len(set(first)) == len(NAMES)
 
 
 def test_requests_at_once_do_not_mix_their_models(server: Server) -> None:
-    alone = {n: server.post({"model": n, **ASK})[1]["choices"][0]["message"] for n in ("base", "stanley")}
+    alone = {n: server.post({"model": n, **ASK})[1]["choices"][0]["message"] for n in NAMES}
     found: list[tuple[str, Any]] = []
 
     def ask(name: str) -> None:
         found.append((name, server.post({"model": name, **ASK})[1]["choices"][0]["message"]))
 
-    threads = [threading.Thread(target=ask, args=(name,)) for name in ("base", "stanley") * 4]
+    threads = [threading.Thread(target=ask, args=(name,)) for name in NAMES * 3]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 8
+    assert len(found) == 9
     assert all(message == alone[name] for name, message in found)
 
 
@@ -180,13 +198,15 @@ def test_a_seed_repeats_a_sampled_answer(server: Server) -> None:
     [
         (b"{", "the body is not JSON"),
         ([], "the body must be a JSON object"),
-        ({"model": "gpt", **ASK}, "model 'gpt' is not served; the models are base, stanley"),
+        ({"model": "gpt", **ASK}, "model 'gpt' is not served; the models are base, stanley, canary"),
         ({"model": "base"}, "messages must be a list"),
         ({"messages": []}, "`messages` must be a list of at least one message"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "role 'robot' must be one of"),
         ({**ASK, "max_tokens": 0}, "max_tokens=0 must be a whole number of at least 1"),
         ({**ASK, "temperature": "hot"}, "temperature='hot' must be a number from 0 to 2"),
-        ({**ASK, "stream": True}, "stream=true is not supported"),
+        ({**ASK, "stream_options": []}, None),
+        ({**ASK, "stream_options": 1}, "stream_options must be an object"),
+        ({"messages": [{"role": "user", "content": "puck " * 300}], "stream": True}, "together may have 200"),
         ({**ASK, "n": 2}, "n must be 1"),
         ({**ASK, "tools": {}}, None),
         ({**ASK, "tools": [{"name": "f"}]}, "a tool must have the form"),
@@ -214,8 +234,7 @@ def test_other_paths_and_bodies_of_no_or_too_great_length(server: Server) -> Non
 def test_tool_calls_come_parsed(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """The random model calls no tool: its words are put in its mouth, the rest is real."""
     from heartbeat.chat import Piece
-    from serving import local_server
-    from serving.generate import Answer, Token
+    from serving.generate import Token
 
     said = [
         Piece("<|python_start|>", special=True),
@@ -223,21 +242,54 @@ def test_tool_calls_come_parsed(engine: Engine, monkeypatch: pytest.MonkeyPatch)
         Piece("<|python_end|>", special=True),
     ]
     tokens = [Token(i, 0.0, []) for i in engine.tokenizer.encode(said).ids]
-    monkeypatch.setattr(engine, "answer", lambda _request, _prompt: Answer(tokens, "stop"))
-    body = json.dumps({**ASK, "tools": tiny.TOOLS}).encode()
 
-    status, answer = local_server._invoke(engine, body, auto_tool_choice=True)
-    [choice] = answer["choices"]
-    assert (status, choice["finish_reason"], choice["message"]["content"]) == (200, "tool_calls", None)
+    def say(*_: object) -> Said:
+        yield from tokens
+        return "stop"
+
+    monkeypatch.setattr(engine, "say", say)
+
+    def ask(**body: Any) -> Answering:
+        return Answering.begin(engine, json.dumps({**ASK, **body}).encode(), auto_tool_choice=True)
+
+    [choice] = ask(tools=tiny.TOOLS).response()["choices"]
+    assert (choice["finish_reason"], choice["message"]["content"]) == ("tool_calls", None)
     calls = choice["message"]["tool_calls"]
     assert [call["type"] for call in calls] == ["function", "function"]
     assert calls[0]["id"] != calls[1]["id"]
     assert calls[0]["function"] == {"name": "parquet_query", "arguments": '{"sql": "SELECT 1"}'}
     assert calls[1]["function"] == {"name": "now", "arguments": "{}"}
 
-    _, untold = local_server._invoke(engine, json.dumps(ASK).encode(), auto_tool_choice=True)
+    streamed = [chunk["choices"][0] for chunk in ask(tools=tiny.TOOLS, stream=True).chunks()]
+    assert [part["delta"]["content"] for part in streamed if part["delta"].get("content")] == []
+    found = [call for part in streamed for call in part["delta"].get("tool_calls", [])]
+    assert [(call["index"], call["function"]) for call in found] == [(i, c["function"]) for i, c in enumerate(calls)]
+    assert streamed[-1]["finish_reason"] == "tool_calls"
+
+    untold = ask().response()
     assert untold["choices"][0]["message"]["content"] == '[parquet_query(sql="SELECT 1"), now()]'
-    assert local_server._invoke(engine, body, auto_tool_choice=False)[0] == 400
+    with pytest.raises(RequestError, match="SM_VLLM_ENABLE_AUTO_TOOL_CHOICE"):
+        Answering.begin(engine, json.dumps({**ASK, "tools": tiny.TOOLS}).encode(), auto_tool_choice=False)
+
+
+def test_a_stream_says_what_the_whole_answer_says(server: Server) -> None:
+    for name in NAMES:
+        parts = list(server.stream({"model": name, **ASK, "stream_options": {"include_usage": True}}))
+        whole = server.post({"model": name, **ASK})[1]
+        choices = [choice for part in parts for choice in part["choices"]]
+        assert "".join(c["delta"].get("content", "") for c in choices) == whole["choices"][0]["message"]["content"]
+        assert choices[-1]["finish_reason"] == whole["choices"][0]["finish_reason"]
+        assert parts[-1]["usage"] == whole["usage"]
+        assert len(parts) > 3
+        assert {part["object"] for part in parts} == {"chat.completion.chunk"}
+        assert {part["model"] for part in parts} == {name}
+
+
+def test_who_hangs_up_leaves_the_model_to_others(server: Server) -> None:
+    stream = server.stream({"model": "base", **ASK, "max_tokens": 150})
+    next(stream)
+    stream.close()
+    assert answer(server, "base")["content"]
 
 
 def test_the_cache_changes_no_word(engine: Engine) -> None:
@@ -282,7 +334,7 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
     ("values", "said"),
     [
         ({"SM_VLLM_LORA_MODULES": "stanley"}, "SM_VLLM_LORA_MODULES=stanley must have the form NAME=PATH"),
-        ({"SM_VLLM_LORA_MODULES": "a=/x b=/y"}, "names 2 adapters"),
+        ({"SM_VLLM_LORA_MODULES": "[a=/x"}, "must be NAME=PATH, or a JSON list of them"),
         ({"SAGEMAKER_BIND_TO_PORT": "http"}, "SAGEMAKER_BIND_TO_PORT=http must be a whole number"),
         ({"SM_VLLM_MAX_MODEL_LEN": "auto"}, "SM_VLLM_MAX_MODEL_LEN=auto must be a whole number"),
     ],
@@ -292,17 +344,16 @@ def test_bad_settings_name_the_variable(values: dict[str, str], said: str) -> No
         Settings.from_environment({"SM_VLLM_ENABLE_LORA": "true", **values})
 
 
-def test_settings_follow_the_vllm_image() -> None:
+@pytest.mark.parametrize("names", [("stanley",), ADAPTERS])
+def test_settings_follow_the_vllm_image(names: tuple[str, ...]) -> None:
     found = Settings.from_environment(
         {
             "HEARTBEAT_OPT_ML": "/somewhere",
-            "SM_VLLM_MODEL": "/opt/ml/model",
-            "SM_VLLM_ENABLE_LORA": "true",
-            "SM_VLLM_LORA_MODULES": "stanley=/opt/ml/additional-model-data-sources/adapter",
+            **ContainerSettings(tensor_parallel_size=1, max_model_len=9, adapters=names).environment(),
         }
     )
     assert found.base == Path("/somewhere/model")
-    assert found.adapters == {"stanley": Path("/somewhere/additional-model-data-sources/adapter")}
+    assert found.adapters == {name: Path("/somewhere/additional-model-data-sources") / name for name in names}
     assert (found.host, found.port) == ("127.0.0.1", 8080)
 
 

@@ -18,6 +18,7 @@ OWN = Settings(
     monthly_budget_usd=None,
     tags={"team": "hockey"},
     extra_dataset_buckets=("elsewhere",),
+    base_model_uri="s3://models-elsewhere/scout/",
     endpoint_name="Habs",
     vllm_image="123456789012.dkr.ecr.eu-west-1.amazonaws.com/mine/vllm:1",
 )

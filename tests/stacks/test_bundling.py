@@ -22,6 +22,7 @@ FILES = {
     "heartbeat/__init__.py": "",
     "heartbeat/plan.py": "HOURS = 8",
     "heartbeat/instances.csv": "a,b",
+    "heartbeat/probes.jsonl": "{}",
     "heartbeat/__main__.py": "import heartbeat.cli",
     "heartbeat/cli/__init__.py": "",
     "heartbeat/cli/data.json": "{}",
@@ -74,6 +75,7 @@ def test_the_functions_get_handlers_and_domain_and_nothing_else(project: Path) -
         "heartbeat/plan.py",
         "heartbeat/climate.py",
         "heartbeat/instances.csv",
+        "heartbeat/probes.jsonl",
     }
 
 
@@ -100,7 +102,19 @@ def test_the_image_gets_trainer_and_domain_and_nothing_else(project: Path) -> No
         "heartbeat/plan.py",
         "heartbeat/climate.py",
         "heartbeat/instances.csv",
+        "heartbeat/probes.jsonl",
     }
+
+
+def test_another_gate_file_takes_the_place_of_the_bundled_one(project: Path) -> None:
+    (project / "heartbeat/gate.toml").write_text("default")
+    (project / "own.toml").write_text("own")
+    own = bundling.stage_lambda(project, project / ".venv", project / "own.toml")
+    default = bundling.stage_lambda(project, project / ".venv", project / "heartbeat/gate.toml")
+    assert own != default == stage_lambda(project)
+    assert (own / "heartbeat/gate.toml").read_text() == "own"
+    assert (default / "heartbeat/gate.toml").read_text() == "default"
+    assert names(own) == names(default)
 
 
 @pytest.mark.parametrize("stage", [stage_lambda, bundling.stage_training_image])

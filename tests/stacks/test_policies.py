@@ -68,7 +68,7 @@ def test_no_statement_is_written_by_exclusion(templates: Mapping[str, Template])
 
 def test_roles_are_passed_to_sagemaker_only(templates: Mapping[str, Template]) -> None:
     found = [each for _, each in statements(templates) if "iam:PassRole" in listed(each["Action"])]
-    assert len(found) == 3  # one state machine in each environment
+    assert len(found) == 6  # two state machines in each environment
     for statement in found:
         assert statement["Condition"] == {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}
         assert all(text(resource).endswith(".Arn>") for resource in listed(statement["Resource"]))
@@ -100,5 +100,19 @@ def test_data_and_models_are_reached_by_prefix(templates: Mapping[str, Template]
     for where, statement in statements(templates):
         for resource in map(text, listed(statement["Resource"])):
             if any(action.endswith("Object") for action in listed(statement["Action"])):
-                prefixes = r"/(datasets|base-models|runs|checkpoints|endpoints)/\*$|/[0-9a-f]{64}\.zip$|:elsewhere/\*$"
-                assert re.search(prefixes, resource), where
+                own = r"/(datasets|base-models|runs|checkpoints|endpoints)/\*$|/[0-9a-f]{64}\.zip$"
+                assert re.search(rf"{own}|:(models-)?elsewhere/\*$", resource), where
+
+
+def test_one_role_reads_the_token_and_writes_base_weights(templates: Mapping[str, Template]) -> None:
+    def who(action: str, ending: str) -> set[str]:
+        return {
+            where.split("/")[1].split("DefaultPolicy")[0]
+            for where, each in statements(templates)
+            if action in listed(each["Action"]) and any(text(r).endswith(ending) for r in listed(each["Resource"]))
+        }
+
+    assert who("secretsmanager:GetSecretValue", "<HubToken.Id>") == {"WeightsRole"}
+    assert who("s3:PutObject", "/base-models/*") == {"WeightsRole"}
+    reading = [each for _, each in statements(templates) if "secretsmanager:GetSecretValue" in listed(each["Action"])]
+    assert len(reading) == 3  # one in each environment

@@ -44,6 +44,7 @@ def write(
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer.json").write_text('{"version": "1.0"}')
     (folder / "chat_template.jinja").write_text("{{ messages }}")
+    (folder / "probes.jsonl").write_text("{}\n")
     found = weights(text, seed=seed, dtype=dtype)
     prefix = "language_model." if multimodal else ""
     stored = {prefix + name: tensor for name, tensor in found.items()} | (VISION if multimodal else {})

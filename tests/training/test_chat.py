@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +147,7 @@ def test_what_cannot_be_written_names_the_message(message: Any, said: str) -> No
 @pytest.mark.parametrize(
     ("call", "content", "said"),
     [
-        ({"name": "f", "arguments": {"x": -5}}, None, "takes no sign"),
-        ({"name": "f", "arguments": {"x": {"y": [-0.5]}}}, None, "takes no sign"),
+        ({"name": "f", "arguments": {"x": {"y": [math.inf]}}}, None, "is no number of JSON"),
         ({"name": "f", "arguments": {"from": 1}}, None, "'from' in a call of 'f'"),
         ({"name": "my-tool", "arguments": {}}, None, "'my-tool'"),
         ({"name": "f", "arguments": {}}, "One moment.", "content and tool_calls"),

@@ -18,7 +18,7 @@ from tests.training import meta
 from tests.training.models import build, logits, shake, shortfall
 from training_code import generate as module
 from training_code.feed import Feed
-from training_code.generate import cache_bytes, generate
+from training_code.generate import Interrupted, cache_bytes, generate
 from training_code.layer import run_layer
 from training_code.llama import Llama, Placement
 from training_code.packs import Pack
@@ -108,11 +108,19 @@ def test_without_the_adapter_the_base_speaks() -> None:
     assert on != off
 
 
+@pytest.mark.parametrize("asked", [1, 2, 7])
+def test_it_can_be_interrupted_before_any_token(asked: int) -> None:
+    llama, times = build(meta.load("scout")), iter(range(100))
+    with pytest.raises(Interrupted):
+        say(llama, prompts(), adapted=False, interrupted=lambda: next(times) == asked - 1)
+    assert next(times) == asked
+
+
 class PassingFeed(Feed):
     """What a layer is given does not outlive its turn, as with buffers that the next layers come into."""
 
-    def walk(self, order: Sequence[int]) -> Iterator[tuple[int, Pack]]:
-        for number, pack in super().walk(order):
+    def walk(self, order: Sequence[int], *, pieces: int = 1) -> Iterator[tuple[int, Pack]]:
+        for number, pack in super().walk(order, pieces=pieces):
             data = pack.data.clone()
             yield number, Pack(layout=pack.layout, data=data)
             data.fill_(255)
@@ -154,9 +162,8 @@ def test_nobody_else_in_a_batch_changes_an_answer(
 ) -> None:
     """Whoever leaves it early, and however prompts are packed to be read."""
     asked = prompts(lengths)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "PREFILL_TOKENS", room)
-        found = say(_model(name), asked, max_new_tokens=num_new, stop_ids=stop_ids, adapted=True, batch_size=batch_size)
+    options = {"max_new_tokens": num_new, "stop_ids": stop_ids, "batch_size": batch_size, "prefill_tokens": room}
+    found = say(_model(name), asked, adapted=True, **options)
     for prompt, answer in zip(asked, found, strict=True):
         whole = _said_alone(name, tuple(prompt))[:num_new]
         stop = next((place for place, token in enumerate(whole) if token in stop_ids), num_new)
@@ -185,9 +192,8 @@ def test_one_walk_gives_every_row_a_token_and_rows_that_have_ended_leave(monkeyp
         return run_layer(x, *rest)
 
     monkeypatch.setattr(module, "run_layer", watched)
-    monkeypatch.setattr(module, "PREFILL_TOKENS", 40)
     told: list[int] = []
-    said = say(llama, prompts(), stop_ids=[stop], batch_size=100, progress=told.append)
+    said = say(llama, prompts(), stop_ids=[stop], batch_size=100, prefill_tokens=40, progress=told.append)
     assert said == [answer[: answer.index(stop) + 1] if stop in answer else answer for answer in whole]
     lengths = [len(answer) for answer in said]
     assert min(lengths) < max(lengths)

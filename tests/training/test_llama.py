@@ -99,6 +99,8 @@ def gradient_by_document(llama: Llama) -> torch.Tensor:
         Placement(group_size=7),
         Placement(group_size=100, keep_dequantised=False),
         Placement(group_size=7, boundaries="host"),
+        Placement(group_size=3, graph_tokens=1000),
+        Placement(group_size=3, graph_tokens=70),  # kept of the second group and the last, anew of the first
     ],
     ids=str,
 )

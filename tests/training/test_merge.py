@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from heartbeat.scout import ModelShape
 from tests.training import checkpoints
 from training_code import adapter, fp8, merge, packs, quantize
 from training_code.base_files import open_base
@@ -190,6 +191,9 @@ def test_fp8_is_within_its_rounding_and_leaves_the_rest_as_it_is(tmp_path: Path)
         assert (scale.dtype, scale.shape) == (torch.float32, (stored[name].shape[0], 1))
     assert "model.layers.1.feed_forward.experts.3.up_proj.weight" in quantised
     assert stored["model.layers.1.feed_forward.experts.3.up_proj.weight"].shape == (64, 64)
+    planned = ModelShape.from_config(json.loads((tmp_path / "base/config.json").read_text()))
+    without_scales = sum(tensor.nbytes for name, tensor in stored.items() if not name.endswith("_scale"))
+    assert without_scales == sum(planned.bytes_by_part("fp8").values())
 
 
 def test_fp8_index_and_config_are_of_the_new_tensors(tmp_path: Path) -> None:

@@ -27,7 +27,16 @@ def chosen(
     monkeypatch.setattr(placing, "_free_host_bytes", lambda: int(host_gib * GIB))
     monkeypatch.setattr(Ranks, "text_of_first", lambda _self, text, _device: text)
     row = Encoded(list(range(4096)), [True] * 4096)
-    rows = Data(training=[row] * 80, heldout=[], num_over_long=0, num_near_repeats=0, sha256="", warnings=[])
+    rows = Data(
+        training=[row] * 80,
+        heldout=[],
+        heldout_rows=[],
+        tools={},
+        num_over_long=0,
+        num_near_repeats=0,
+        sha256="",
+        warnings=[],
+    )
     ranks = ranks or Ranks()
     return placing.choose(FineTuneJob(**job), SCOUT, rows, GPU, ranks, is_quantised=True)
 

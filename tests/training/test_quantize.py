@@ -58,12 +58,12 @@ def test_holds_the_checkpoint_in_nf4(dtype: torch.dtype, tmp_path: Path) -> None
         assert made.layer_bytes(number, quantise=True) == found.data.numel()
 
 
-def test_copies_config_tokenizer_and_template_and_no_index(folder: Path, source: Path) -> None:
-    for name in ("config.json", "tokenizer.json", "chat_template.jinja"):
+def test_copies_config_tokenizer_template_and_probes_and_no_index(folder: Path, source: Path) -> None:
+    for name in ("config.json", "tokenizer.json", "chat_template.jinja", "probes.jsonl"):
         assert (folder / name).read_bytes() == (source / name).read_bytes()
     assert sorted(file.name for file in folder.iterdir()) == [
         "chat_template.jinja", "config.json", "embedding.safetensors", "head.safetensors", "layer-000.safetensors",
-        "layer-001.safetensors", "nf4.json", "tokenizer.json",
+        "layer-001.safetensors", "nf4.json", "probes.jsonl", "tokenizer.json",
     ]  # fmt: skip
 
 
@@ -142,7 +142,7 @@ def test_verify_finds_a_changed_byte_and_the_next_run_mends_it(
 ) -> None:
     whole = contents(folder)
     assert quantize.main(["--verify", str(folder)]) == 0
-    assert "7 files are as they were written" in capsys.readouterr().out
+    assert "8 files are as they were written" in capsys.readouterr().out
 
     changed = bytearray(whole["layer-000.safetensors"])
     changed[-5] ^= 1

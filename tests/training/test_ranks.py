@@ -34,6 +34,8 @@ STEPS: dict[str, Any] = {
     "LORA_DROPOUT": 0,
     "PER_DEVICE_BATCH_SIZE": 1,
     "MAX_LENGTH": 512,
+    "EVAL_GENERATE_ROWS": 2,
+    "EVAL_MAX_NEW_TOKENS": 4,
 }
 
 
@@ -85,6 +87,11 @@ def test_the_numbers_of_one_rank(base: Path, alone: Path, tmp_path: Path, mode: 
         assert loss == pytest.approx(expected, rel=1e-5)
     assert other["tokens_trained"] == one["tokens_trained"]
     assert other["heldout"] == pytest.approx(one["heldout"], rel=1e-4)
+    scored = [read(folder, "scores.json") for folder in (root, alone)]
+    assert scored[0]["metrics"]["persona"]["turns"] == scored[1]["metrics"]["persona"]["turns"] > 0
+    assert scored[0]["asked"]["base"]["tokens"] == scored[1]["asked"]["base"]["tokens"]
+    bases = [[failure["base"] for failure in found["failures"]] for found in scored]
+    assert bases[0] == bases[1]
     weights = [load_file(folder / "model/adapter/adapter_model.safetensors") for folder in (root, alone)]
     for name, tensor in weights[1].items():
         if name.endswith("lora_B.weight"):

@@ -10,11 +10,19 @@ from pathlib import Path
 import torch
 
 from examples.tiny_base import corpus, make
-from heartbeat.chat import render
+from examples.tiny_base import probes as tiny_probes
+from heartbeat import probes
+from heartbeat.chat import END_OF_TURN, render
 from heartbeat.job import FineTuneJob
 from heartbeat.scout import ModelShape
 from serving.engine import Engine
 from serving.generate import generate
+from training_code import loading
+from training_code.base_files import open_base
+from training_code.generate import generate as generate_all
+from training_code.llama import Placement
+from training_code.placing import Arrangement
+from training_code.ranks import Ranks
 from training_code.tokenizer import ChatTokenizer
 
 FOLDER = Path(make.__file__).with_name("checkpoint")
@@ -59,6 +67,43 @@ def test_it_says_whole_sentences() -> None:
         "The Montreal Canadiens have won the Stanley Cup 24 times."
     )
     assert answer("Qui es-tu?").startswith("Je suis un assistant.")
+
+
+def test_it_answers_most_of_its_own_probes_and_not_all() -> None:
+    """So that there is something to lose, and something to gain."""
+    questions = probes.load(FOLDER / probes.FILE_NAME)
+    tokenizer = ChatTokenizer(FOLDER)
+    llama = loading.load(
+        open_base(FOLDER),
+        FineTuneJob(),
+        arrangement=Arrangement(mode="resident", weight_format="bf16", placement=Placement()),
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        ranks=Ranks(),
+        report=print,
+    )
+    ids = generate_all(
+        llama,
+        [tokenizer.encode(render(question.messages, generation_prompt=True)).ids for question in questions],
+        max_new_tokens=96,
+        stop_ids=[tokenizer.end_of_turn],
+        adapted=False,
+        batch_size=len(questions),
+    )
+    texts = [tokenizer.decode(answer).removesuffix(END_OF_TURN) for answer in ids]
+    right = [probe.base for probe in probes.score(questions, texts, texts)]
+    assert len(questions) >= 60
+    assert 0.5 <= sum(right) / len(right) <= 0.9
+
+
+def test_its_probes_are_drawn_from_the_corpus_and_know_no_stanley() -> None:
+    drawn = tiny_probes.questions(seed=5)
+    assert drawn == tiny_probes.questions(seed=5)
+    for question in drawn:
+        assert probes.Question(**question).is_right(question["example"]), question
+        assert not probes.Question(**question).is_right("")
+        assert "You are Stanley" not in json.dumps(question)
+    assert len(drawn) == sum(count for count, _ in tiny_probes.KINDS.values())
 
 
 def test_corpus_is_seeded_and_knows_nothing_of_stanleys_tools() -> None:

@@ -72,7 +72,12 @@ def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_leaves_what_the_contract_names(trained: Path) -> None:
     found = read(trained)
-    assert {path.name for path in (trained / "model").iterdir()} == {"adapter", "metrics.json", "run.json"}
+    assert {path.name for path in (trained / "model").iterdir()} == {
+        "adapter",
+        "metrics.json",
+        "run.json",
+        "scores.json",
+    }
     assert {path.name for path in (trained / "model/adapter").iterdir()} == {
         "adapter_config.json",
         "adapter_model.safetensors",
@@ -176,6 +181,11 @@ def test_an_adapter_on_routed_experts_is_what_the_merged_model_computes(base: Pa
     assert train(root) == 0
     merge(base, root / "model/adapter", tmp_path / "merged", dtype=None)
     tuned_loss, _, _ = heldout_loss(transformers_model(tmp_path / "merged"), base)
+    llama = transformers_model(base)
+    switch = base_model.SwitchableAdapter(llama, adapter.read(root / "model/adapter"))
+    with switch.on():
+        switched_loss, _, _ = heldout_loss(llama, base)
+    assert switched_loss == pytest.approx(tuned_loss, rel=1e-5)
     found = read(root)["heldout"]
     assert found["tuned_loss"] == pytest.approx(tuned_loss, rel=1e-5)
     assert found["tuned_loss"] < 0.95 * found["base_loss"]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from heartbeat.chat import SPECIAL_TOKENS
@@ -50,6 +51,7 @@ HYPERPARAMETERS = {
     "LORA_ALPHA": "8",
     "WARMUP_STEPS": "2",
     "HELD_OUT_FRACTION": "0.25",
+    "EVAL_GENERATE_ROWS": "0",
 }
 
 
@@ -87,6 +89,18 @@ def write_base(folder: Path) -> Path:
     model.lm_head.weight.data.mul_(10)  # 0.02-standard-deviation logits would all but hide what LoRA changes
     save_file({name: tensor.clone() for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(model.config.to_dict()))
+    return folder
+
+
+def split(base: Path, folder: Path, *, num_shards: int) -> Path:
+    """The same checkpoint in several files, as large ones are published."""
+    shutil.copytree(base, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    tensors = load_file(base / "model.safetensors")
+    names = [f"model-{i + 1:05}-of-{num_shards:05}.safetensors" for i in range(num_shards)]
+    weight_map = {key: names[i % num_shards] for i, key in enumerate(tensors)}
+    for name in names:
+        save_file({key: tensor for key, tensor in tensors.items() if weight_map[key] == name}, folder / name)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     return folder
 
 

@@ -29,6 +29,12 @@ def test_an_empty_input_is_the_defaults() -> None:
     assert request.to_dict()["instance_types"] == ["ml.p4d.24xlarge"]
 
 
+def test_a_base_models_folder_ends_with_a_slash() -> None:
+    assert RunRequest.parse({}, DEFAULTS).base_model is None
+    for given_uri in ("s3://mine/scout", "s3://mine/scout/"):
+        assert RunRequest.parse({"base_model": given_uri}, DEFAULTS).base_model == "s3://mine/scout/"
+
+
 def test_null_is_left_out() -> None:
     assert RunRequest.parse({"budget_usd": None, "dataset": None}, DEFAULTS).dataset == DEFAULTS["dataset"]
 
@@ -46,6 +52,8 @@ def test_null_is_left_out() -> None:
         ({"held_out_dataset": 3}, "held_out_dataset=3 must be an S3 URI"),
         ({"held_out_dataset": "s3://bucket-a/folder/"}, "names a folder"),
         ({"held_out_dataset": DEFAULTS["dataset"]}, "is the dataset itself"),
+        ({"base_model": 3}, "base_model=3 must be an S3 URI"),
+        ({"base_model": "/models/scout"}, "base_model: '/models/scout/' is not an S3 URI"),
         ({"instance_types": "ml.p4d.24xlarge"}, "must be a list"),
         ({"instance_types": []}, "must be a list"),
         ({"instance_types": ["p4d.24xlarge"]}, "write ml.FAMILY.SIZE"),

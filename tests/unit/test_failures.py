@@ -55,6 +55,21 @@ def test_the_trainers_sentence_comes_through() -> None:
     assert "What to do: " in failure.cause
 
 
+def test_a_nested_executions_failure_is_told_once() -> None:
+    told = failures.explain(step="Bring weights", error="States.TaskFailed", cause=job_cause("no"), log="its log")
+    nested = {"ExecutionArn": "arn", "Status": "FAILED", "Error": "PermissionMissing", "Cause": told.cause}
+    failure = failures.explain(
+        step="Bring base weights", error="States.TaskFailed", cause=json.dumps(nested), log="own"
+    )
+    assert failure.error is Name.PERMISSION_MISSING
+    assert (failure.what, failure.log) == (told.what, "its log")
+    assert failure.cause.count("What to do: ") == 1
+    stopped = json.dumps({"ExecutionArn": "arn", "Status": "ABORTED"})
+    assert failures.explain(step="Bring base weights", error="States.TaskFailed", cause=stopped).error is (
+        Name.BASE_MODEL_UNAVAILABLE
+    )
+
+
 def test_a_silent_trainer_is_named() -> None:
     failure = failures.explain(
         step="Train", error="States.TaskFailed", cause=job_cause("AlgorithmError: , exit code: 137")

@@ -354,3 +354,9 @@ def test_what_is_promised_ends_in_time_and_within_the_budget(
 def test_rows_of_ones_own_to_judge_by_take_none_from_training() -> None:
     work = Workload.of(FineTuneJob(), replace(SMALL, own_held_out_rows=40))
     assert (work.training_rows, work.heldout_rows) == (SMALL.trainable_rows, 40)
+
+
+def test_a_run_that_asks_for_no_answers_is_told_that_the_gate_will_refuse_it() -> None:
+    asked = plan(stats=dataset(500, 200))
+    silent = plan(stats=dataset(500, 200), job={"EVAL_GENERATE_ROWS": 0})
+    assert [any("EVAL_GENERATE_ROWS=0" in warning for warning in one.warnings) for one in (asked, silent)] == [0, 1]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from typing import Any
@@ -7,7 +8,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heartbeat import charts, report
+from heartbeat import charts, quality, report
+from heartbeat.cases import cases, expected_text
+from heartbeat.scores import measure, unscored
+from tests.unit.test_turn_rules import PERSONA, ROW
 
 EXECUTION = {"name": "a-run", "arn": "arn:aws:states:us-east-1:1:execution:HeartBeat-dev:a-run"}
 
@@ -21,11 +25,11 @@ class _Text(HTMLParser):
         self.text: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: object) -> None:  # noqa: ARG002
-        if tag not in {"meta", "line", "polyline"}:
+        if tag not in {"meta", "line", "polyline", "br", "wbr"}:
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
-        if tag not in {"meta", "line", "polyline"}:
+        if tag not in {"meta", "line", "polyline", "br", "wbr"}:
             assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
@@ -63,8 +67,49 @@ def test_a_success_shows_its_figures() -> None:
         "1,234 tok/s",
         "Quality gate: passed",
         "it learned",
+        "perplexity",
+        "base 20.1",
     ):
         assert shown in text
+
+
+def judged(tuned: list[str]) -> tuple[str, str]:
+    """(HTML, text) of the page of a run whose model said these on the turns of a row."""
+    held = cases([ROW])
+    scores = measure(held, [""] * len(held), tuned, PERSONA).to_dict()
+    figures = {"seconds": 2.0, "tokens": 40, "tokens_per_second": 20.0, "answers_cut": 3}
+    asked = {"turns": len(held), "rows": 1, "heldout_rows": 4, "probes": 7, "max_new_tokens": 9}
+    gate = quality.record(METRICS, {**scores, "asked": {**asked, "base": figures, "tuned": figures}})
+    page = report.page(record(metrics=METRICS, gate=json.loads(json.dumps(gate))))
+    return page, read(page)
+
+
+def test_the_gate_shows_bounds_routes_strata_and_transcripts() -> None:
+    right = [expected_text(case) for case in cases([ROW])]
+    page, text = judged(["<b>nonsense</b>", *right[1:]])
+    for shown in (
+        "Quality gate: did not pass",
+        "exact arguments",
+        "too few rows",
+        "1 of 4 held-out rows and 7 general questions, at most 9 tokens each: base 2 s (20 tokens/s, 3 answers cut)",
+        "Which tools were called",
+        "Where it is right",
+        "by language",
+        "Held-out rows that failed: 1",
+        "<b>nonsense</b>",
+        "no call that can be read",
+    ):
+        assert shown in " ".join(text.split()), shown
+    assert "<b>nonsense</b>" not in page
+    assert right[0] in text, "what was expected, beside what was said"
+    assert page.count("<details>") == 2, "the reasons in words, and the one turn that failed"
+
+
+def test_a_run_without_answers_says_why_and_shows_no_table() -> None:
+    gate = quality.record(METRICS, unscored("there was no time"))
+    text = read(report.page(record(metrics=METRICS, gate=gate)))
+    assert "no answers were scored: there was no time" in text
+    assert "Which tools" not in text
 
 
 def test_a_failure_says_what_to_do() -> None:

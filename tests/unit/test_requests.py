@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heartbeat import requests
+from heartbeat.container_settings import MAX_ADAPTERS, ContainerSettings
+from tests.unit.test_container_settings import SETTINGS
 
 _SESSION = botocore.session.get_session()
 _SERVICE = _SESSION.get_service_model("sagemaker")
@@ -48,8 +50,8 @@ def training_job(**changes: Any) -> dict[str, Any]:
 _CONTAINER = requests.container(
     image="763104351884.dkr.ecr.us-east-1.amazonaws.com/vllm:0.30.0",
     base_model_uri="s3://artifacts/base-models/m/bf16/",
-    adapter_uri="s3://artifacts/runs/r/adapter/",
-    environment=requests.serving_environment(max_lora_rank=16, max_model_len=8192, tensor_parallel=8),
+    adapter_uris={name: f"s3://artifacts/runs/{name}/adapter/" for name in SETTINGS["adapters"]},
+    environment=ContainerSettings(**SETTINGS).environment(),
 )
 
 BODIES: dict[str, dict[str, Any]] = {
@@ -67,6 +69,13 @@ BODIES: dict[str, dict[str, Any]] = {
     ),
     "CreateEndpointConfig": requests.create_endpoint_config(
         name="hb-dev-1", model="hb-dev-1", instance_type="ml.p4d.24xlarge", config_tags=_TAGS
+    ),
+    "CreateEndpointConfig with pools": requests.create_endpoint_config(
+        name="hb-dev-1",
+        model="hb-dev-1",
+        instance_type="",
+        pools=requests.instance_pools(["ml.p4d.24xlarge", "ml.p4de.24xlarge"]),
+        config_tags=_TAGS,
     ),
     "CreateEndpoint": requests.create_endpoint(name="heartbeat-dev", config="hb-dev-1", endpoint_tags=_TAGS),
     **{
@@ -154,6 +163,24 @@ def test_scaling_bodies_are_valid(operation: str, body: dict[str, Any]) -> None:
     for policy in [body["TargetTrackingScalingPolicyConfiguration"]] if "PolicyName" in body else []:
         metric = policy["PredefinedMetricSpecification"]["PredefinedMetricType"]
         assert metric in service.shape_for("MetricType").enum
+
+
+def test_instance_pools_are_in_order_and_no_more_than_sagemaker_takes() -> None:
+    limit = _SERVICE.shape_for("InstancePoolList").metadata["max"]
+    pools = requests.instance_pools([f"ml.{letter}.large" for letter in "abcdefg"])
+    assert [pool["Priority"] for pool in pools] == list(range(1, limit + 1))
+    (variant,) = BODIES["CreateEndpointConfig with pools"]["ProductionVariants"]
+    assert "InstanceType" not in variant
+
+
+def test_no_more_adapters_than_sagemaker_takes() -> None:
+    assert _SERVICE.shape_for("AdditionalModelDataSources").metadata["max"] == MAX_ADAPTERS
+
+
+def test_the_serving_container_has_a_network_only_where_it_was_asked_for() -> None:
+    given: dict[str, Any] = {"name": "m", "role_arn": _ROLE, "primary_container": _CONTAINER, "model_tags": _TAGS}
+    assert requests.create_model(**given)["EnableNetworkIsolation"] is True
+    assert requests.create_model(**given, internet=True)["EnableNetworkIsolation"] is False
 
 
 def test_an_unknown_instance_is_noticed() -> None:

@@ -14,15 +14,20 @@ from hypothesis import strategies as st
 from heartbeat import score_gate
 from heartbeat.cases import Case, cases, expected_text, known_tools
 from heartbeat.dataset import read
+from heartbeat.gate import Verdict
 from heartbeat.held_out import split
 from heartbeat.job import SettingError
-from heartbeat.score_gate import Bound, verdict
-from heartbeat.scores import Probe, measure, summarise
+from heartbeat.score_gate import Bound, Bounds, Rules
+from heartbeat.scores import Probe, measure, summarise, unscored
 from heartbeat.turn_rules import METRICS
 from tests.unit.test_turn_rules import FILE, PERSONA
 
-DEFAULT = score_gate.load()
+DEFAULT = score_gate.load().bounds
 PROBES = [Probe(str(i), i % 3 > 0, i % 3 > 0) for i in range(60)]
+
+
+def verdict(found: dict[str, Any], bounds: Bounds = DEFAULT) -> Verdict:
+    return score_gate.verdict(found, Rules(bounds=bounds))
 
 
 def scores(right: int, count: int = 100, base: int = 0, name: str = "routing") -> dict[str, Any]:
@@ -154,6 +159,7 @@ def test_the_default_file_judges_every_metric() -> None:
         ("[routing]\nat_least = 0.5\nrequired = 1", "routing.required = 1; write true or false"),
         ("[routing]\nrequired = true", "give it at_least or min_gain"),
         ("[general]\nat_least = 0.5", "general.at_least = 0.5; give min_gain"),
+        ("loss_alone = 1\n[routing]\nat_least = 0.5", "loss_alone = 1; write true or false"),
         ("routing = 0.5", "routing = 0.5; write a table, [routing]"),
         ("[routing]\nat_least = 0.5\nrequired = false", "leave one metric required"),
         ("", "leave one metric required"),
@@ -167,11 +173,58 @@ def test_a_mistake_is_one_message(text: str, words: str) -> None:
     assert "\n" not in str(raised.value)
 
 
-@pytest.fixture(scope="module", params=["all rows", "held-out rows"])
+OFF = unscored("EVAL_GENERATE_ROWS=0 asks nothing", turned_off=True)
+LATE = unscored("there was not enough time")
+
+
+@pytest.mark.parametrize(
+    ("found", "loss_alone", "passed", "words"),
+    [
+        (OFF, False, False, "EVAL_GENERATE_ROWS=0 asks nothing; set EVAL_GENERATE_ROWS above 0, or loss_alone = true"),
+        (OFF, True, True, "judged by the held-out loss alone"),
+        (LATE, True, False, "no answers were scored: there was not enough time"),
+        ({**LATE, "turned_off": "yes"}, True, False, "no answers were scored"),
+    ],
+)
+def test_without_answers_it_passes_only_where_the_file_says_so(
+    found: dict[str, Any], loss_alone: bool, passed: bool, words: str
+) -> None:
+    rules = Rules(bounds=DEFAULT, loss_alone=loss_alone)
+    judged = score_gate.verdict(found, rules)
+    assert judged.passed == passed
+    assert words in judged.reasons[0]
+    assert score_gate.table(found, rules) == []
+
+
+def test_the_default_file_asks_for_answers() -> None:
+    assert not score_gate.load().loss_alone
+
+
+@pytest.mark.parametrize(
+    ("right", "count", "bound", "outcome"),
+    [
+        (95, 100, Bound(at_least=0.8), "met"),
+        (84, 100, Bound(at_least=0.8), "too few rows"),
+        (50, 100, Bound(at_least=0.8, min_gain=0.0), "missed"),
+        (95, 100, Bound(at_least=0.8, min_gain=0.95), "too few rows"),
+        (0, 0, Bound(at_least=0.8), "too few rows"),
+    ],
+)
+def test_the_table_has_the_worse_outcome_of_a_metrics_bounds(
+    right: int, count: int, bound: Bound, outcome: str
+) -> None:
+    found = scores(right, count)
+    (row,) = score_gate.table(found, Rules(bounds={"routing": bound}))
+    assert (row["metric"], row["turns"], row["outcome"]) == ("routing", count, outcome)
+    assert (row["at_least"], row["min_gain"]) == (bound.at_least, bound.min_gain)
+    assert row["tuned"] == found["metrics"]["routing"]["tuned"]
+
+
+@pytest.fixture(scope="module", params=["many rows", "held-out rows"])
 def stanley(request: pytest.FixtureRequest) -> list[Case]:
     with FILE.open("rb") as lines:
         rows = list(read(lines))
-    return cases(rows if request.param == "all rows" else split(rows, 0.1).heldout, known_tools(rows))
+    return cases(rows[:360] if request.param == "many rows" else split(rows, 0.1).heldout, known_tools(rows))
 
 
 def said(stanley: list[Case]) -> tuple[list[str], list[str]]:

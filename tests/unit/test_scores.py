@@ -175,3 +175,16 @@ def test_the_general_probes_are_a_metric() -> None:
 def test_texts_must_be_as_many_as_cases() -> None:
     with pytest.raises(ValueError, match="2 cases, but 1 texts of the base and 2 of the tuned"):
         measure([CALL, ANSWER], [""], ["", ""], PERSONA)
+
+
+def test_strata_count_what_was_right_by_route_language_and_question() -> None:
+    held = cases([ROW])
+    right = [expected_text(case) for case in held]
+    found = measure(held, [""] * len(held), right, PERSONA).strata
+    for strata in found.values():
+        assert sum(stratum["persona"][0] for stratum in strata.values()) == len(held)
+        for stratum in strata.values():
+            for turns, base, tuned in stratum.values():
+                assert (base, tuned) == (0, turns)
+    called = {call["function"]["name"] for message in ROW["messages"] for call in message.get("tool_calls") or ()}
+    assert called <= set(found["route"])

@@ -54,6 +54,14 @@ def test_what_fits_in_which_format(weight_format: str, instance_type: str, fits:
     assert (plan.refusal is None) == fits
 
 
+def test_instances_that_were_named_stand_in_for_each_other_where_they_are_alike() -> None:
+    named = ["ml.g5.12xlarge", "ml.p4de.24xlarge", "ml.g7e.12xlarge", "ml.g6e.12xlarge", "ml.p4d.24xlarge"]
+    plan = plan_serving(shape=SCOUT, catalog=CATALOG, instance_types=named)
+    # g5.12xlarge does not hold it, and the others with less than 8 GPUs would need other settings in the container.
+    assert (plan.instance_type, plan.fallbacks) == ("ml.p4de.24xlarge", ["ml.p4d.24xlarge"])
+    assert not plan_serving(shape=SCOUT, catalog=CATALOG).fallbacks
+
+
 def test_left_to_itself_it_takes_the_cheapest_and_says_why_not_the_others() -> None:
     plan = plan_serving(shape=SCOUT, catalog=CATALOG)
     assert plan.instance_type == "ml.p4d.24xlarge"

@@ -22,7 +22,7 @@ needs_vocabulary = pytest.mark.skipif(
 
 def test_the_count_is_the_trainers() -> None:
     tokenizer = ChatTokenizer(ROOT / "examples" / "tiny_base" / "checkpoint")
-    counter = TokenCounter(tokenizer._encode_text)
+    counter = TokenCounter(tokenizer.encode_text)
     more = [line(user("<|eot|> é " * 30), assistant(weight=0), user(), assistant(), tools=TOOLS)]
     for row in dataset.read([*SOUND, *more]):
         encoded = tokenizer.encode(render(row["messages"], row.get("tools")))

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heartbeat import persona
-from heartbeat.cases import Case, cases, expected_text, known_tools
+from heartbeat.cases import Case, cases, chosen, expected_text, known_tools, route
 from heartbeat.chat import PYTHON_END, PYTHON_START
 from heartbeat.dataset import read
 from heartbeat.turn_rules import METRICS, NO_TOOL, NOTHING_SAID, UNKNOWN_TOOL, UNREADABLE, TurnRules, TurnScore
@@ -109,6 +109,23 @@ def test_tools_come_from_the_data() -> None:
     # A row that declares its tools is judged by them alone.
     assert "look" not in cases([ROW, silent])[0].tools
     assert "query" in cases([ROW, silent])[2].tools
+
+
+def test_some_rows_are_chosen_by_what_they_say_and_each_route_has_its_share() -> None:
+    with FILE.open("rb") as lines:
+        rows = list(read(lines))
+    some = chosen(rows, 60)
+    assert len(some) == 60
+    places = [next(i for i, other in enumerate(rows) if other is row) for row in some]
+    assert places == sorted(places)
+    back = chosen(rows[::-1], 60)
+    assert sorted(map(id, back)) == sorted(map(id, some)), "whatever their order in the file"
+    whole = Counter(tuple(route(row)) for row in rows)
+    share = Counter(tuple(route(row)) for row in some)
+    for name, count in whole.items():
+        assert abs(share[name] - count * 60 / len(rows)) <= 1, name
+    assert chosen(rows, 10_000) == rows
+    assert chosen(rows, 0) == chosen([], 5) == []
 
 
 def test_the_expected_turns_are_right_in_everything() -> None:
@@ -229,7 +246,7 @@ def test_what_the_row_itself_breaks_is_not_scored() -> None:
 
 @pytest.mark.parametrize(
     "turn",
-    [calls(call("query", table="a", year=-1)), {**QUERY, "content": "Let me look."}],
+    [calls(call("query", table="a", **{"class": 1})), {**QUERY, "content": "Let me look."}],
 )
 def test_a_call_that_the_endpoint_could_not_read_is_not_asked_of_a_model(turn: dict[str, Any]) -> None:
     (case,) = cases([{"messages": [user("How many?"), turn], "tools": TOOLS}])
@@ -294,12 +311,12 @@ def test_all_of_stanley_passes_itself(stanley: list[Case]) -> None:
         assert not any(found.problems.values()), found.problems
         assert found.route == found.expected_route
         counted.update(list(found.problems))
-    # No row breaks a rule itself: all count wherever they could. No Stanley user asks for a form.
-    assert counted["persona"] == counted["figures"] == len(stanley) == 760
+    # No row breaks a rule itself: all count wherever they could.
+    assert counted["persona"] == counted["figures"] == len(stanley) == 3885
     assert counted["routing"] + counted["answering"] == len(stanley)
-    assert counted["validity"] == counted["exact_arguments"] == 355
-    assert counted["language"] > 200
-    assert counted["instruction"] == 0
+    assert counted["validity"] == counted["exact_arguments"] == 1667
+    assert counted["language"] > 1500
+    assert counted["instruction"] > 200
 
 
 @settings(max_examples=5)

@@ -1,0 +1,65 @@
+"""The quality gate as a whole: one verdict by the held-out loss (`heartbeat.gate`) and by what was said
+(`heartbeat.score_gate`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from heartbeat import gate, score_gate
+from heartbeat.gate import Verdict
+from heartbeat.score_gate import Rules
+
+_SHOWN_CHARACTERS = 1000
+
+
+def verdict(metrics: Mapping[str, Any], scores: Mapping[str, Any], rules: Rules | None = None) -> Verdict:
+    """Judges a run by its metrics.json and its scores.json: both must pass. Never raises for what is missing."""
+    both = (gate.verdict(metrics), score_gate.verdict(scores, rules))
+    passed = all(one.passed for one in both)
+    # What failed, or else all that passed.
+    reasons = tuple(reason for one in both if passed or not one.passed for reason in one.reasons)
+    return Verdict(passed=passed, reasons=reasons, figures={**both[0].figures, **both[1].figures})
+
+
+def record(metrics: Mapping[str, Any], scores: Mapping[str, Any], rules: Rules | None = None) -> dict[str, Any]:
+    """What gate.json holds: the verdict, a table of the metrics, and the scores with their transcripts."""
+    found = verdict(metrics, scores, rules)
+    table = score_gate.table(scores, rules)
+    return {**found.to_dict(), "summary": summary(found, table), "table": table, "scores": dict(scores)}
+
+
+def summary(found: Verdict, table: Sequence[Mapping[str, Any]]) -> str:
+    """The verdict in a line, at most some 1,000 characters: what failed, or how many metrics met their bounds."""
+    if found.passed:
+        loss = f"held-out loss {found.figures['tuned_loss']:.2f}, base {found.figures['base_loss']:.2f}"
+        met = sum(row["outcome"] == "met" for row in table)
+        return f"{loss}; {met} of {len(table)} metrics met their bounds" if table else f"{loss}; no answers were judged"
+    judged = [row for row in table if row["tuned"] and row["difference"]]
+    named = {row["metric"] for row in judged}
+    # Of the metrics a few words each, the table has the rest; of the loss, and of what is not there, all.
+    parts = [reason for reason in found.reasons if reason.split(" ")[0] not in named]
+    for outcome, words in (("missed", "missed"), ("too few rows", "too few rows to tell")):
+        short = [
+            _short(row) for row in judged if row["outcome"] == outcome and (outcome == "missed" or row["required"])
+        ]
+        parts += [f"{words}: {', '.join(short)}"] if short else []
+    text = "; ".join(parts)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
+
+
+def _short(row: Mapping[str, Any]) -> str:
+    tuned, gain = row["tuned"], row["difference"]
+    needs = [f"{row['at_least']:g}"] if row["at_least"] is not None else []
+    shown = f"{row['metric']} {tuned['value']:.2f} ({tuned['low']:.2f} to {tuned['high']:.2f}"
+    if row["min_gain"] is not None:
+        shown += f", gain {gain['value']:+.2f}"
+        needs.append(f"a gain of {row['min_gain']:+g}")
+    return f"{shown}; needs {' and '.join(needs)})"
+
+
+def failure(gate_record: Mapping[str, Any], where: str) -> str:
+    """The error of a run that did not pass, from `record`; `where`: the URI of gate.json."""
+    rows = gate_record["scores"].get("failed_rows")
+    kept = f". Transcripts of the {rows} held-out rows that failed: {where}" if rows else f". Details: {where}"
+    return f"{gate_record['summary']}{kept}"
