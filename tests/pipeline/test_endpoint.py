@@ -156,12 +156,19 @@ def test_a_second_run_is_refused_if_it_will_not_wait(cloud: Cloud) -> None:
 
 def test_two_runs_at_once_take_turns_and_tidy_up(cloud: Cloud, first: Outcome) -> None:
     cloud.server.set_faults(baking_seconds=5)
-    runs = [cloud.start(hyperparameters={**QUICK, "SEED": seed}) for seed in (3, 4)]
+    names = (requests.TUNED_NAME, "twin")
+    runs = [
+        cloud.start(hyperparameters={**QUICK, "SEED": seed}, adapter_name=name)
+        for seed, name in zip((2, 4), names, strict=True)
+    ]
     outcomes = [cloud.wait(arn) for arn in runs]
-    assert [outcome.status for outcome in outcomes] == ["SUCCEEDED", "SUCCEEDED"], outcomes
+    assert [outcome.status for outcome in outcomes] == ["SUCCEEDED"] * 2, "\n".join(each.cause for each in outcomes)
     times = sorted((cloud.entered(arn, "Update endpoint"), cloud.entered(arn, "Report"), arn) for arn in runs)
     assert times[0][1] < times[1][0], "the second changed the endpoint before the first one's was accepted"
     assert "Wait for turn" in cloud.states(times[1][2])
+    # Neither name is lost: the second gathered what the first had added.
+    asked = [ask(cloud, cloud.outputs["EndpointName"], name) for name in (*names, requests.BASE_NAME)]
+    assert len(set(asked)) == 3
     # The two that were accepted last are kept, with their models: what serves, and one to go back to.
     kept = record_of(cloud)
     assert [name[: len(outcomes[0].stem)] for name in kept["accepted"]] == [run_id("dev", t[2]) for t in times[::-1]]
@@ -185,8 +192,8 @@ def test_a_second_name_is_served_beside_the_first_and_replaced_alone(cloud: Clou
     assert len({stanley, ask(cloud, name, "canary"), ask(cloud, name, requests.BASE_NAME)}) == 3
     assert ask(cloud, name, requests.TUNED_NAME) == stanley
 
-    # Trained as the first one was, it is the same adapter.
-    replaced = cloud.run(hyperparameters=QUICK, adapter_name="canary")
+    # Trained as the one beside it was, by the test above, it is the same adapter.
+    replaced = cloud.run(hyperparameters={**QUICK, "SEED": 2}, adapter_name="canary")
     assert replaced.status == "SUCCEEDED", replaced.cause
     assert ask(cloud, name, "canary") == ask(cloud, name, requests.TUNED_NAME) == stanley
 
