@@ -175,7 +175,7 @@ def measure(settings: Mapping[str, object], arguments: argparse.Namespace) -> di
     with arguments.data.open("rb") as lines:
         rows = list(read(lines))
     learned = learn(rows, settings, base=arguments.base)
-    asked, questions = learned.cases(arguments.rows), questions_of(arguments.base)
+    asked, questions = learned.cases(arguments.rows), probes.of_base(arguments.base)
     base: list[str] = []
     tuned: list[str] = []
     seconds = {"training": learned.seconds}
@@ -205,12 +205,6 @@ def measure(settings: Mapping[str, object], arguments: argparse.Namespace) -> di
         "data": str(arguments.data),
         "base": str(arguments.base),
     }
-
-
-def questions_of(base: Path) -> tuple[Question, ...]:
-    """The general probe set: the base's own, where its folder has one."""
-    own = base / probes.FILE_NAME
-    return probes.load(own) if own.exists() else probes.load()
 
 
 def _shown(metric: Mapping[str, Any]) -> dict[str, Any]:

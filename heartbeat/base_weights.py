@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from heartbeat.execution import LONGEST_RUNTIME_SECONDS, InputError
+from heartbeat.execution import LONGEST_RUNTIME_SECONDS, InputError, refuse_unknown
 from heartbeat.scout import ModelShape
 
 FORMATS = ("bf16", "nf4", "fp8")
@@ -138,12 +137,7 @@ class BringRequest:
         if not isinstance(given, Mapping):
             raise InputError("the input must be a JSON object such as {}")
         values = {name: value for name, value in given.items() if value is not None and name != STARTED_BY}
-        known = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in known:
-                near = difflib.get_close_matches(str(name), known, n=1)
-                fix = f"did you mean {near[0]!r}?" if near else f"known fields: {', '.join(known)}"
-                raise InputError(f"{name!r} is not a field of the input; {fix}")
+        refuse_unknown(values, [field.name for field in fields(cls)])
         return cls(
             make=_formats(values.get("make", FORMATS)),
             revision=_revision(values.get("revision", "main")),

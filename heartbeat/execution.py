@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -71,12 +71,7 @@ class RunRequest:
         """
         if not isinstance(given, Mapping):
             raise InputError(f"the input must be a JSON object such as {{}}, not {_kind(given)}")
-        known = [field.name for field in fields(cls)]
-        for name in given:
-            if name not in known:
-                near = difflib.get_close_matches(str(name), known, n=1)
-                fix = f"did you mean {near[0]!r}?" if near else f"known fields: {', '.join(known)}"
-                raise InputError(f"{name!r} is not a field of the input; {fix}")
+        refuse_unknown(given, [field.name for field in fields(cls)])
         values = {**defaults, **{name: value for name, value in given.items() if value is not None}}
         dataset, held_out = values["dataset"], values.get("held_out_dataset")
         if held_out is not None and held_out == dataset:
@@ -99,6 +94,15 @@ class RunRequest:
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "instance_types": list(self.instance_types)}
+
+
+def refuse_unknown(names: Iterable[object], known: Sequence[str]) -> None:
+    """Raises InputError for a field of an execution's input that is not `known`, with the one that may be meant."""
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            fix = f"did you mean {near[0]!r}?" if near else f"known fields: {', '.join(known)}"
+            raise InputError(f"{name!r} is not a field of the input; {fix}")
 
 
 def _kind(value: object) -> str:

@@ -125,8 +125,6 @@ def _workspace(shape: ModelShape, tokens: float, *, dequantises: bool) -> float:
     dequantised = 2 * shape.layer_parameters if dequantises else 0
     # Gate, up and their product, of the shared and the routed expert, each with its gradient, in bf16; or the
     # three of a dense layer; and a dozen tensors as wide as the hidden state.
-    has_dense = shape.num_moe_layers < shape.num_layers
-    inner = max(2 * shape.expert_size, shape.dense_size if has_dense else 0)
-    activations = tokens * (3 * inner * 2 * 2 + 12 * shape.hidden_size * 2)
+    activations = tokens * (3 * shape.feed_forward_width * 2 * 2 + 12 * shape.hidden_size * 2)
     logits = 3 * 4 * _LOGITS_CHUNK_TOKENS * shape.vocabulary_size  # logits, softmax and gradient in f32
     return max(dequantised + activations, float(logits))

@@ -93,6 +93,12 @@ def bundled() -> tuple[Question, ...]:
     return load()
 
 
+def of_base(folder: Path) -> tuple[Question, ...]:
+    """The questions that a base model in this folder is asked: its own, or the bundled ones. Raises as `load`."""
+    own = folder / FILE_NAME
+    return load(own) if own.exists() else bundled()
+
+
 def score(questions: Sequence[Question], base_texts: Sequence[str], tuned_texts: Sequence[str]) -> list[Probe]:
     """Who answered what rightly, texts in the order of the questions.
 

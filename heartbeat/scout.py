@@ -152,6 +152,18 @@ class ModelShape:
         return self.text_parameters - idle
 
     @property
+    def matrix_parameters(self) -> int:
+        """Of all layers, but for routers and norms: what is quantised."""
+        parts = self.parameters
+        return sum(parts[part] for part in QUANTISED_PARTS)
+
+    @property
+    def feed_forward_width(self) -> int:
+        """Of what a token goes through at once, at the most: the shared and its routed expert, or a dense layer."""
+        has_dense = self.num_moe_layers < self.num_layers
+        return max(2 * self.expert_size, self.dense_size if has_dense else 0)
+
+    @property
     def layer_parameters(self) -> int:
         """Of the largest layer, all its experts included."""
         experts = (self.num_experts + 1) * self.expert_parameters + self.hidden_size * self.num_experts
@@ -211,8 +223,7 @@ class ModelShape:
     @property
     def layer_packs_bytes(self) -> int:
         """Of all layers in that form."""
-        parts = self.parameters
-        return round(sum(parts[part] for part in QUANTISED_PARTS) * NF4_BYTES)
+        return round(self.matrix_parameters * NF4_BYTES)
 
     @property
     def head_bytes(self) -> int:

@@ -60,8 +60,7 @@ def count(
         lora_parameters=shape.lora_parameters(job.lora_r, job.lora_targets, active=True),
         supervised_share=work.supervised_share,
     )
-    parts = shape.parameters
-    matrices = sum(parts[part] for part in ("attention", "shared_experts", "routed_experts", "dense_ffn"))
+    matrices = shape.matrix_parameters
     hidden = 2 * shape.hidden_size * shape.num_layers
     packs = 2 * groups * shape.layer_packs_bytes  # forward and backward
     memory = {
@@ -90,8 +89,7 @@ def walk(shape: ModelShape, job: FineTuneJob, *, mode: str, num_gpus: int, rows:
     per_token = shape.training_flops_per_token(
         context=2 * tokens_kept, lora_parameters=shape.lora_parameters(job.lora_r, job.lora_targets, active=True)
     )
-    parts = shape.parameters
-    matrices = sum(parts[part] for part in ("attention", "shared_experts", "routed_experts", "dense_ffn"))
+    matrices = shape.matrix_parameters
     packs = shape.layer_packs_bytes
     return StepWork(
         flops={name: value * rows / PASSES for name, value in per_token.items()},

@@ -109,14 +109,7 @@ class TurnRules:
             found["validity"] = self._validity(turn)
             found["exact_arguments"] = self._exactness(turn)
         if self._persona:
-            found["persona"] = self._said_badly(turn) or next(
-                (
-                    p
-                    for rule in self._persona
-                    if (p := rule.problem(_words(turn), self._user, is_answer=case.is_answer))
-                ),
-                None,
-            )
+            found["persona"] = self._said_badly(turn) or self._out_of_character(turn)
         found["figures"] = self._said_badly(turn) or self._figures(turn)
         if self._language:
             wrong = f"not in the user's language ({self._language})"

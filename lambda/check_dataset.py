@@ -27,7 +27,7 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
     except InputError as error:
         raise InputInvalid(str(error)) from None
     if request.base_model is not None:
-        _refuse_foreign_weights(request.base_model)
+        _refuse_foreign("base_model", request.base_model, "MODEL_BUCKETS", "extra_model_buckets")
     report = dataset.check(
         _lines("dataset", request.dataset),
         counter=_counter(),
@@ -49,29 +49,21 @@ def _counter() -> tokens.TokenCounter | None:
         return None
 
 
-def _refuse_foreign(field: str, bucket: str, uri: str) -> None:
-    allowed = os.environ["DATASET_BUCKETS"].split(",")
+def _refuse_foreign(field: str, uri: str, variable: str, setting: str) -> None:
+    """`variable` of the environment names the buckets that the app may read; `setting` adds to them."""
+    bucket, _ = layout.split_uri(uri)
+    allowed = os.environ[variable].split(",")
     if bucket not in allowed:
         raise InputInvalid(
             f"{field}={uri!r} is in a bucket that this app may not read; use {' or '.join(allowed)}, or add"
-            " the bucket to extra_dataset_buckets in cdk.json and deploy"
-        )
-
-
-def _refuse_foreign_weights(uri: str) -> None:
-    bucket, _ = layout.split_uri(uri)
-    allowed = os.environ["MODEL_BUCKETS"].split(",")
-    if bucket not in allowed:
-        raise InputInvalid(
-            f"base_model={uri!r} is in a bucket that this app may not read; use {' or '.join(allowed)}, or add the"
-            " bucket to extra_model_buckets in cdk.json and deploy"
+            f" the bucket to {setting} in cdk.json and deploy"
         )
 
 
 def _lines(field: str, uri: str) -> Iterator[bytes]:
     """Of the object that this field of the input names."""
+    _refuse_foreign(field, uri, "DATASET_BUCKETS", "extra_dataset_buckets")
     bucket, key = layout.split_uri(uri)
-    _refuse_foreign(field, bucket, uri)
     s3 = aws.client("s3")
     # SageMaker's S3Prefix would also take FILE.jsonl.bak: a neighbour must not slip into the training data.
     found = s3.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=2).get("Contents", [])

@@ -46,29 +46,6 @@ def collect(said: Said) -> Answer:
             return Answer(tokens, end.value)
 
 
-def generate(
-    model: Llama4ForCausalLM,
-    prompt: Sequence[int],
-    *,
-    max_tokens: int,
-    temperature: float,
-    end_of_turn: int,
-    seed: int | None = None,
-    num_top: int = 0,
-) -> Answer:
-    """What `say` says, as a whole."""
-    said = say(
-        model,
-        prompt,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        end_of_turn=end_of_turn,
-        seed=seed,
-        num_top=num_top,
-    )
-    return collect(said)
-
-
 def say(
     model: Llama4ForCausalLM,
     prompt: Sequence[int],

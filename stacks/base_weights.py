@@ -130,37 +130,10 @@ def bring_graph(scope: Construct, id_: str, *, inputs: Inputs, role_arn: str, se
     )
     bring.add_catch(read, errors=["States.ALL"], assign={"jobResult": {}, "jobError": "{% $states.errorOutput %}"})
     bring.next(read)
-    none_left = sfn.Pass.jsonata(
-        states,
-        "No instance left",
-        comment="Every instance of the plan was tried",
-        assign={
-            "failed": {
-                "step": "Choose instance",
-                "error": {
-                    "Error": "NoCapacity",
-                    "Cause": "{% 'no instance to bring weights on could be had: '"
-                    " & $join($tried.(instance_type & ' (' & why & ')'), ', ') %}",
-                },
-            }
-        },
-    )
-    choose.when(
-        sfn.Condition.jsonata("{% $attempt < $count($plan.candidates) %}"),
-        bring,
-        assign={"candidate": "{% $plan.candidates[$attempt] %}", "attempt": "{% $attempt + 1 %}"},
-    ).otherwise(none_left.next(states.explain))
-    read.next(
-        sfn.Choice(states, "Brought?", comment="No capacity or no quota: the next instance")
-        .when(
-            sfn.Condition.jsonata("{% $outcome.outcome = 'no_capacity' %}"),
-            choose,
-            assign={
-                "tried": "{% $append($tried, [{'instance_type': $candidate.instance_type, 'why': $outcome.why}]) %}"
-            },
-        )
-        .otherwise(done)
-    )
+    brought = sfn.Choice(states, "Brought?", comment="No capacity or no quota: the next instance")
+    none_left = "no instance to bring weights on could be had"
+    training_states.try_each(states, choose, bring, brought, none_left=none_left, outcome="$outcome")
+    read.next(brought.otherwise(done))
     return start
 
 
@@ -202,15 +175,7 @@ def _explain_failure(states: States) -> sfn.State:
         assign={"explained": "{% $states.result.Payload %}"},
         catch=False,
     )
-    state.next(
-        sfn.Fail.jsonata(
-            states,
-            "Failed",
-            comment="Error is one of heartbeat.failures.Name; Cause says what to do",
-            error="{% $explained.error %}",
-            cause="{% $explained.cause %}",
-        )
-    )
+    state.next(states.failed())
     state.add_catch(
         sfn.Fail.jsonata(
             states,

@@ -190,15 +190,7 @@ def _explain_failure(states: States) -> tasks.LambdaInvoke:
         catch=False,
     )
     wait_for_sagemaker(state)
-    state.next(
-        sfn.Fail.jsonata(
-            states,
-            "Failed",
-            comment="Error is one of heartbeat.failures.Name; Cause says what to do",
-            error="{% $explained.error %}",
-            cause="{% $explained.cause %}",
-        )
-    )
+    state.next(states.failed())
     unexplained = sfn.Fail.jsonata(
         states,
         "Unexplained failure",

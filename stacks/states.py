@@ -175,6 +175,16 @@ class States(Construct):
             assign={"failed": {"step": name, "error": "{% $states.errorOutput %}"}},
         )
 
+    def failed(self) -> sfn.Fail:
+        """The end of an execution that failed, after `explain`."""
+        return sfn.Fail.jsonata(
+            self,
+            "Failed",
+            comment="Error is one of heartbeat.failures.Name; Cause says what to do",
+            error="{% $explained.error %}",
+            cause="{% $explained.cause %}",
+        )
+
     def own(self, part: str) -> str:
         """JSONata for the URI of one folder of this run."""
         folder = getattr(layout.Run("' & $execution.name & '"), part)

@@ -35,21 +35,6 @@ def ensure_image(states: States) -> Part:
 
 def train(states: States) -> Part:
     choose = sfn.Choice(states, "Choose instance", comment="The best instance of the plan that was not tried yet")
-    none_left = sfn.Pass.jsonata(
-        states,
-        "No instance left",
-        comment="Every instance of the plan was tried",
-        assign={
-            "failed": {
-                "step": "Choose instance",
-                "error": {
-                    "Error": "NoCapacity",
-                    "Cause": "{% 'no instance of the plan could be had: '"
-                    " & $join($tried.(instance_type & ' (' & why & ')'), ', ') %}",
-                },
-            }
-        },
-    )
     train = _train_job(states)
     read = states.invoke(
         "Read training result",
@@ -62,19 +47,46 @@ def train(states: States) -> Part:
     trained = sfn.Choice(states, "Trained?", comment="No capacity or no quota: the next instance of the plan")
     sink = {"trainResult": {}, "trainError": "{% $states.errorOutput %}"}
     train.add_catch(read, errors=["States.ALL"], assign=sink)
-    choose.when(
-        sfn.Condition.jsonata("{% $attempt < $count($plan.candidates) %}"),
-        train,
-        assign={"candidate": "{% $plan.candidates[$attempt] %}", "attempt": "{% $attempt + 1 %}"},
-    ).otherwise(none_left.next(states.explain))
+    try_each(states, choose, train, trained, none_left="no instance of the plan could be had", outcome="$training")
     train.next(read)
     read.next(trained)
-    trained.when(
-        sfn.Condition.jsonata("{% $training.outcome = 'no_capacity' %}"),
-        choose,
-        assign={"tried": "{% $append($tried, [{'instance_type': $candidate.instance_type, 'why': $training.why}]) %}"},
-    )
     return Part(choose, [trained])
+
+
+def try_each(
+    states: States, choose: sfn.Choice, job: sfn.CustomState, ended: sfn.Choice, *, none_left: str, outcome: str
+) -> None:
+    """Have `choose` start `job` on the plan's instances one after the other, while `ended` finds that one was not to be
+    had.
+
+    `outcome` is the variable in which the job's end is told; `none_left` begins the sentence that says what was tried.
+    """
+    none = sfn.Pass.jsonata(
+        states,
+        "No instance left",
+        comment="Every instance of the plan was tried",
+        assign={
+            "failed": {
+                "step": "Choose instance",
+                "error": {
+                    "Error": "NoCapacity",
+                    "Cause": f"{{% '{none_left}: ' & $join($tried.(instance_type & ' (' & why & ')'), ', ') %}}",
+                },
+            }
+        },
+    )
+    choose.when(
+        sfn.Condition.jsonata("{% $attempt < $count($plan.candidates) %}"),
+        job,
+        assign={"candidate": "{% $plan.candidates[$attempt] %}", "attempt": "{% $attempt + 1 %}"},
+    ).otherwise(none.next(states.explain))
+    ended.when(
+        sfn.Condition.jsonata(f"{{% {outcome}.outcome = 'no_capacity' %}}"),
+        choose,
+        assign={
+            "tried": f"{{% $append($tried, [{{'instance_type': $candidate.instance_type, 'why': {outcome}.why}}]) %}}"
+        },
+    )
 
 
 def _train_job(states: States) -> sfn.CustomState:

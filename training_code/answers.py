@@ -235,11 +235,7 @@ class Asking:
         return bool(self.ranks.of_first(int(value), self.llama.device))
 
     def _any(self, value: bool) -> bool:
-        if self.ranks.world_size == 1:
-            return value
-        told = torch.tensor(int(value), device=self.llama.device)
-        self.ranks.add_up(told)
-        return bool(told.item())
+        return self.ranks.totals([value], self.llama.device) != [0]
 
     # --- reasons
 

@@ -43,12 +43,12 @@ def main() -> int:
     except Stopped:
         print("stopped; what is finished stays, and the next job goes on from there", flush=True)
     except (TrainingError, InputError) as error:
-        return _fail(environment, str(error))
+        return environment.fail(str(error))
     except (ClientError, BotoCoreError) as error:
-        return _fail(environment, f"AWS: {bucket.said(error)}")
+        return environment.fail(f"AWS: {bucket.said(error)}")
     except Exception as error:
         traceback.print_exc()
-        return _fail(environment, f"unexpected {type(error).__name__}: {error}; the log has the details")
+        return environment.fail(f"unexpected {type(error).__name__}: {error}; the log has the details")
     return 0
 
 
@@ -84,12 +84,6 @@ def _token(secret: str, region: str) -> Token:
             f"the secret {secret} holds no token; store one with `python -m heartbeat base-model token`"
         ) from None
     return Token(found.get("SecretString") or "", kept_in=secret)
-
-
-def _fail(environment: Environment, sentence: str) -> int:
-    print(f"failed: {sentence}", file=sys.stderr, flush=True)
-    environment.fail(sentence)
-    return 1
 
 
 if __name__ == "__main__":

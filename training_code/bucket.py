@@ -14,6 +14,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from heartbeat import layout
 from training_code.errors import TrainingError
 
 PART_BYTES = 64 * 2**20
@@ -47,7 +48,7 @@ class Folder:
 
     @property
     def uri(self) -> str:
-        return f"s3://{self.bucket}/{self.prefix}"
+        return layout.uri(self.bucket, self.prefix)
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each file by its name."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -67,11 +68,16 @@ class Environment:
         interface = resources.get("network_interface_name", "eth0")
         return Cluster(num_hosts=len(hosts), host=ordered.index(here), master=ordered[0], interface=interface)
 
-    def fail(self, sentence: str) -> None:
-        """Leave the sentence where SageMaker looks for FailureReason. Of several ranks the first to fail is heard."""
+    def fail(self, sentence: str) -> int:
+        """Leave the sentence in the log and where SageMaker looks for FailureReason; the exit status to end with.
+
+        Of several ranks the first to fail is heard.
+        """
+        print(f"failed: {sentence}", file=sys.stderr, flush=True)
         self.failure.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError), self.failure.open("x", encoding="utf-8") as file:
             file.write(sentence[:FAILURE_LIMIT_CHARACTERS])
+        return 1
 
     def forget_failure(self) -> None:
         """Of an attempt before this one."""

@@ -155,7 +155,7 @@ class Feed:
             if released is not None:
                 self._stream.wait_event(released)
             if self._num_shares == 1:
-                size = -(-share.numel() // pieces)
+                size = -(-share.numel() // max(1, pieces))
                 arrival.left = [(at, min(at + size, share.numel())) for at in range(0, share.numel(), size)]
                 return arrival
             part = share

@@ -300,14 +300,10 @@ def _cut(lengths: Sequence[int], room: int) -> list[int]:
 
 def _go_on(ranks: Ranks, has_rows: bool, interrupted: bool, device: torch.device) -> bool:
     """Whether any rank has rows left. Raises Interrupted where any was interrupted."""
-    told = [int(has_rows), int(interrupted)]
-    if ranks.world_size > 1:
-        sums = torch.tensor(told, device=device)
-        ranks.add_up(sums)
-        told = sums.tolist()
-    if told[1]:
+    num_with_rows, num_interrupted = ranks.totals([has_rows, interrupted], device)
+    if num_interrupted:
         raise Interrupted
-    return told[0] > 0
+    return num_with_rows > 0
 
 
 def _gathered(ranks: Ranks, answers: list[list[int]], max_new_tokens: int, device: torch.device) -> list[list[int]]:

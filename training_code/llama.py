@@ -98,9 +98,7 @@ class Llama:
             states = self._start(group)
             total = torch.zeros((), device=self.device)
             with torch.no_grad():
-                for number, layer, lora in self.walk(
-                    range(self.num_layers), adapted=adapted, pieces=max(1, len(states))
-                ):
+                for number, layer, lora in self.walk(range(self.num_layers), adapted=adapted, pieces=len(states)):
                     for state in states:
                         self.feed.more()
                         state.x = self._run(state, state.x, layer, lora, number).total()
@@ -145,7 +143,7 @@ class Llama:
         mark: Callable[[str], None],
     ) -> torch.Tensor | None:
         states = self._start(group)
-        boundaries, pieces = self._boundaries, max(1, len(states))
+        boundaries, pieces = self._boundaries, len(states)
         boundaries.forget()
         keeps_graphs = sum(len(state.x) for state in states) <= self.placement.graph_tokens
         graphs: list[list[tuple[torch.Tensor, Parts]]] = []

@@ -125,8 +125,7 @@ def _graph_tokens(shape: ModelShape) -> int:
 
     A layer keeps some two dozen f32 tensors as wide as the hidden state, and a dozen as wide as its networks.
     """
-    inner = max(2 * shape.expert_size, shape.dense_size if shape.num_moe_layers < shape.num_layers else 0)
-    per_token = shape.num_layers * 4 * (24 * shape.hidden_size + 12 * inner)
+    per_token = shape.num_layers * 4 * (24 * shape.hidden_size + 12 * shape.feed_forward_width)
     return int(_free_host_bytes() * GRAPH_SHARE_OF_HOST / per_token)
 
 

@@ -54,8 +54,7 @@ def of_run(job: FineTuneJob, rows: Data, tokenizer: ChatTokenizer, base: Path) -
     if not chosen:
         return None
     asked = cases.cases(chosen, rows.tools)
-    own = base / probes.FILE_NAME
-    general = probes.load(own) if own.exists() else probes.bundled()
+    general = probes.of_base(base)
     turns = [(case.prompt, case.declared or None) for case in asked]
     expected = (tokenizer.encode_text(cases.expected_text(case)) for case in asked)
     return Questions(

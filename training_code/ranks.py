@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import NoReturn, Protocol
@@ -47,6 +48,16 @@ class Ranks:
         work = self.sum(tensor)
         if work is not None:
             work.wait()
+
+    def totals(self, numbers: Sequence[int], device: torch.device) -> list[int]:
+        """Each of these whole numbers, added up over all ranks."""
+        numbers = [int(number) for number in numbers]  # torch would keep truth values as what they are
+        if self.world_size == 1:
+            return numbers
+        told = torch.tensor(numbers, device=device)
+        self.add_up(told)
+        found: list[int] = told.tolist()
+        return found
 
     def gather(self, whole: torch.Tensor, part: torch.Tensor) -> Work | None:
         """Fill `whole` with every rank's `part`, in the order of ranks; not waited for."""

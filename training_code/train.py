@@ -45,7 +45,7 @@ def main() -> int:
         try:
             cluster, num_processes = environment.cluster(), max(1, torch.cuda.device_count())
         except TrainingError as error:
-            return _fail(environment, str(error))
+            return environment.fail(str(error))
         if cluster.num_hosts * num_processes > 1:
             return _launch(environment, num_processes, cluster)
     clock = Clock(limit_seconds=FineTuneJob.max_runtime_seconds, started=process_start())
@@ -56,23 +56,21 @@ def main() -> int:
         with checkpoint.exclusive(environment.checkpoints) if ranks.is_first else nullcontext():
             train(environment, clock, where, ranks)
     except (TrainingError, SettingError) as error:
-        return _fail(environment, str(error))
+        return environment.fail(str(error))
     except torch.OutOfMemoryError as error:
-        return _fail(
-            environment,
+        return environment.fail(
             f"out of GPU memory: lower PER_DEVICE_BATCH_SIZE (and raise GRADIENT_ACCUMULATION_STEPS as much) or "
             f"MAX_LENGTH, or choose an instance with more; {error}",
         )
     except MemoryError as error:
-        return _fail(
-            environment,
+        return environment.fail(
             f"out of host memory: lower PER_DEVICE_BATCH_SIZE (and raise GRADIENT_ACCUMULATION_STEPS as much), or "
             f"choose an instance with more; {error}",
         )
     except OSError as error:
         if error.errno != errno.ENOSPC:
             return _unexpected(environment, error)
-        return _fail(environment, f"the disk is full: {error}; give the job a larger volume (VolumeSizeInGB)")
+        return environment.fail(f"the disk is full: {error}; give the job a larger volume (VolumeSizeInGB)")
     except Exception as error:
         if clock.signalled and os.environ.get("RANK", "0") != "0":
             return 0  # The first rank has left the step, to save; this one was waiting for it.
@@ -84,7 +82,7 @@ def _launch(environment: Environment, num_processes: int, cluster: Cluster) -> i
     ended = launch(["-m", "training_code.train"], num_processes=num_processes, cluster=cluster)
     if ended.killed:
         environment.forget_failure()  # the others' complaints that it is gone
-        _fail(environment, ended.killed)
+        environment.fail(ended.killed)
     return ended.status
 
 
@@ -218,19 +216,13 @@ def _write_results(
     write_json(environment.model / "scores.json", asking.record())
 
 
-def _fail(environment: Environment, sentence: str) -> int:
-    print(f"failed: {sentence}", file=sys.stderr, flush=True)
-    environment.fail(sentence)
-    return 1
-
-
 def _unexpected(environment: Environment, error: Exception) -> int:
     if environment.failure.exists():
         # Of another rank, which has said why: this one lost the network with it.
         print(f"ended with the process that failed: {error}", file=sys.stderr, flush=True)
         return 1
     traceback.print_exc()
-    return _fail(environment, f"unexpected {type(error).__name__}: {error}; the log has the details")
+    return environment.fail(f"unexpected {type(error).__name__}: {error}; the log has the details")
 
 
 Say = Callable[[str], None]

@@ -210,8 +210,9 @@ def test_a_good_update_serves_the_new_adapter(cloud: Cloud) -> None:
 def test_an_answer_is_streamed_and_says_the_same(cloud: Cloud, first: Outcome) -> None:
     runtime, name = cloud.client("sagemaker-runtime"), first.output["endpoint_name"]
     question = [{"role": "user", "content": "Who are you?"}]
-    whole = client.ask(name, question, runtime=runtime, max_tokens=32)
-    said = client.stream(name, question, runtime=runtime, max_tokens=32)
+    asked = {"model": requests.BASE_NAME, "runtime": runtime, "max_tokens": 32}  # an adapter may have learned silence
+    whole = client.ask(name, question, **asked)
+    said = client.stream(name, question, **asked)
     pieces = list(said)
     assert len(pieces) > 1
     assert said.message["content"].strip() == whole["content"]

@@ -19,7 +19,7 @@ import torch
 from heartbeat.container_settings import ContainerSettings
 from serving.chat_completion import Request, RequestError
 from serving.engine import Engine
-from serving.generate import Said, generate
+from serving.generate import Said, collect, say
 from serving.local_server import MAX_BODY_BYTES, Answering, Settings
 from tests.training import tiny
 from training_code import adapter
@@ -294,7 +294,7 @@ def test_who_hangs_up_leaves_the_model_to_others(server: Server) -> None:
 
 def test_the_cache_changes_no_word(engine: Engine) -> None:
     prompt = [0, 5, 9, 40, 77, 120, 33, 61]
-    answer = generate(engine.model, prompt, max_tokens=12, temperature=0, end_of_turn=-1)
+    answer = collect(say(engine.model, prompt, max_tokens=12, temperature=0, end_of_turn=-1))
     ids = list(prompt)
     with torch.no_grad():
         for token in answer.tokens:
@@ -308,9 +308,9 @@ def test_the_cache_changes_no_word(engine: Engine) -> None:
 
 def test_stops_at_the_end_of_turn(engine: Engine) -> None:
     prompt = [0, 5, 9, 40]
-    free = generate(engine.model, prompt, max_tokens=6, temperature=0, end_of_turn=-1)
+    free = collect(say(engine.model, prompt, max_tokens=6, temperature=0, end_of_turn=-1))
     end = free.tokens[3].id
-    stopped = generate(engine.model, prompt, max_tokens=6, temperature=0, end_of_turn=end)
+    stopped = collect(say(engine.model, prompt, max_tokens=6, temperature=0, end_of_turn=end))
     assert stopped.finish_reason == "stop"
     assert stopped.tokens == free.tokens[: [token.id for token in free.tokens].index(end)]
 

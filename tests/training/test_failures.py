@@ -240,7 +240,7 @@ def test_memory_that_runs_out_within_a_step(
     sentence: str,
 ) -> None:
     root = tiny.lay_out(tmp_path / "ml", base, CHECKPOINT_MINUTES=1e-9)
-    layers = iter(range(40))
+    layers = iter(range(26))
 
     def run_layer(*arguments: Any, **options: Any) -> Any:
         if next(layers, None) is None:

@@ -60,9 +60,9 @@ def test_on_one_gpu(monkeypatch: pytest.MonkeyPatch, gpu_gib: float, host_gib: f
 def test_on_several_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     p4d, g5 = Ranks(0, 8, 0), Ranks(0, 4, 0)
     assert chosen(monkeypatch, 39, 1100, p4d).mode == "sharded"
-    one_host = chosen(monkeypatch, 35, 115, g5)
+    one_host = chosen(monkeypatch, 35, 121, g5)
     assert (one_host.mode, one_host.placement.group_size) == ("sharded", 4)
-    two_hosts = chosen(monkeypatch, 35, 115, Ranks(0, 8, 0, 2))
+    two_hosts = chosen(monkeypatch, 35, 121, Ranks(0, 8, 0, 2))
     assert two_hosts.placement.group_size == 8, "each host holds half of the boundaries"
 
 

@@ -16,7 +16,7 @@ from heartbeat.chat import END_OF_TURN, render
 from heartbeat.job import FineTuneJob
 from heartbeat.scout import ModelShape
 from serving.engine import Engine
-from serving.generate import generate
+from serving.generate import collect, say
 from training_code import loading
 from training_code.base_files import open_base
 from training_code.generate import generate as generate_all
@@ -59,7 +59,9 @@ def test_it_says_whole_sentences() -> None:
 
     def answer(question: str) -> str:
         prompt = engine.tokenizer.encode(render([{"role": "user", "content": question}], generation_prompt=True)).ids
-        found = generate(engine.model, prompt, max_tokens=40, temperature=0, end_of_turn=engine.tokenizer.end_of_turn)
+        found = collect(
+            say(engine.model, prompt, max_tokens=40, temperature=0, end_of_turn=engine.tokenizer.end_of_turn)
+        )
         assert found.finish_reason == "stop"
         return engine.tokenizer.decode([token.id for token in found.tokens])
 
