@@ -60,6 +60,8 @@ class RunRequest:
     """Name by which requests choose this run's adapter among those of the endpoint; it replaces an earlier one."""
     approve: bool = False
     """Wait for a person between the gate and the endpoint."""
+    wait_for_endpoint: bool = True
+    """Wait while another run deploys to the endpoint; false refuses."""
 
     @classmethod
     def parse(cls, given: object, defaults: Mapping[str, Any]) -> RunRequest:
@@ -87,6 +89,7 @@ class RunRequest:
             endpoint_name=_endpoint(values["endpoint_name"], defaults["endpoint_name"]),
             adapter_name=_adapter(values.get("adapter_name", requests.TUNED_NAME)),
             approve=_boolean("approve", values.get("approve", False)),
+            wait_for_endpoint=_boolean("wait_for_endpoint", values.get("wait_for_endpoint", True)),
         )
 
     def to_dict(self) -> dict[str, Any]:

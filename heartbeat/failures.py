@@ -23,6 +23,7 @@ class Name(StrEnum):
     TRAINING_FAILED = "TrainingFailed"
     QUALITY_GATE_FAILED = "QualityGateFailed"
     NOT_APPROVED = "NotApproved"
+    ENDPOINT_BUSY = "EndpointBusy"
     ENDPOINT_FAILED = "EndpointFailed"
     ACCEPTANCE_FAILED = "AcceptanceFailed"
     ROLLED_BACK = "RolledBack"
@@ -114,10 +115,13 @@ _ADVICE: Mapping[Name, str] = {
     Name.QUALITY_GATE_FAILED: "look at the report's held-out rows; more or better data, more steps or another"
     " learning rate are the usual cures. The adapter is kept, nothing was deployed.",
     Name.NOT_APPROVED: "nothing was deployed; the adapter is kept. Start again with approve=true to be asked again.",
+    Name.ENDPOINT_BUSY: "start again when that run has ended, or name another endpoint_name in the input; the adapter"
+    " that passed the gate is kept in the run's folder.",
     Name.ENDPOINT_FAILED: "read the endpoint's log; the adapter that passed the gate is kept in the run's folder.",
     Name.ACCEPTANCE_FAILED: "compare the two answers in the report: an adapter whose names the server does not know is"
     " ignored without a word.",
-    Name.ROLLED_BACK: "the endpoint serves its previous model again; the report shows what the new one answered.",
+    Name.ROLLED_BACK: "the endpoint serves its previous model again; the report and the endpoint's log show what the"
+    " new one answered.",
 }
 
 

@@ -12,6 +12,7 @@ BASE_MODELS = "base-models/"
 RUNS = "runs/"
 CHECKPOINTS = "checkpoints/"
 """Apart from RUNS, since S3 expires by prefix: a run's folder is kept, its checkpoints are not."""
+ENDPOINTS = "endpoints/"
 
 _S3_URI = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(?P<key>.*)")
 
@@ -24,6 +25,11 @@ def base_model_prefix(model: str, weight_format: str = "bf16") -> str:
 def base_model_root(model: str) -> str:
     """Prefix of all that there is of a base model: a folder for each format, and the record of what was brought."""
     return f"{BASE_MODELS}{model}/"
+
+
+def endpoint_record(name: str) -> str:
+    """Key of what is remembered of an endpoint. In lower case, as SageMaker writes names in ARNs."""
+    return f"{ENDPOINTS}{name.lower()}.json"
 
 
 @dataclass(frozen=True)

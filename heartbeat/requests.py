@@ -26,17 +26,27 @@ CHECKPOINT_PATH = "/opt/ml/checkpoints"
 # Source: SageMaker "InferenceAmiVersion" reference, read 2026-11.
 INFERENCE_AMI = "al2023-ami-sagemaker-inference-gpu-4-1"
 
+UPDATES = ("all_at_once", "canary", "rolling")
+"""How an endpoint's traffic moves to a new model: see `deployment`."""
+BAKING_SECONDS = 600
+"""How long alarms are watched after traffic moved: several of their periods of a minute, with time to be called in."""
+BLUE_GREEN_SECONDS = 3 * 3600
+"""Limit of a blue/green update: download and start-up have 3,600 s each at the most, and baking may come twice."""
+ROLLING_SECONDS = 8 * 3600
+"""Limit of a rolling update, whose instances start one after the other: SageMaker's own."""
+SCALE_OUT_SECONDS = 900
+"""No further instance is added for as long as one may take to download the base and start. Assumed, not measured."""
+SCALE_IN_SECONDS = 1800
+"""None is taken away for twice that: it would have to come again."""
 
 MAX_INSTANCE_POOLS = 5
 """SageMaker's limit of a variant (CreateEndpointConfig, API reference)."""
 
 
-def tags(*, environment: str, run: str) -> list[Body]:
-    """Tags of everything that a run creates."""
-    return [
-        {"Key": "heartbeat:environment", "Value": environment},
-        {"Key": "heartbeat:run", "Value": run},
-    ]
+def tags(*, environment: str, run: str, **more: str) -> list[Body]:
+    """Tags of everything that a run creates; `more` are those of some, by the name behind `heartbeat:`."""
+    values = {"environment": environment, "run": run, **more}
+    return [{"Key": f"heartbeat:{name}", "Value": value} for name, value in values.items()]
 
 
 def stopping_condition(*, max_runtime_seconds: int, use_spot: bool) -> Body:
@@ -241,6 +251,7 @@ def create_endpoint_config(
     model: str,
     instance_type: str,
     config_tags: Sequence[Mapping[str, str]],
+    num_instances: Number = 1,
     pools: Sequence[Mapping[str, Any]] | str | None = None,
 ) -> Body:
     """CreateEndpointConfig with the longest start-up and download times that SageMaker allows (3,600 s).
@@ -257,7 +268,7 @@ def create_endpoint_config(
                 "VariantName": VARIANT,
                 "ModelName": model,
                 **({"InstancePools": pools} if pools else {"InstanceType": instance_type}),
-                "InitialInstanceCount": 1,
+                "InitialInstanceCount": num_instances,
                 "InitialVariantWeight": 1,
                 "ModelDataDownloadTimeoutInSeconds": 3600,
                 "ContainerStartupHealthCheckTimeoutInSeconds": 3600,
@@ -272,9 +283,89 @@ def create_endpoint(*, name: str, config: str, endpoint_tags: Sequence[Mapping[s
     return {"EndpointName": name, "EndpointConfigName": config, "Tags": list(endpoint_tags)}
 
 
-def update_endpoint(*, name: str, config: str) -> Body:
-    """UpdateEndpoint: SageMaker starts the new fleet beside the old one and keeps the old one if it fails."""
-    return {"EndpointName": name, "EndpointConfigName": config}
+def update_endpoint(*, name: str, config: str, deployment_config: Mapping[str, Any], retain_count: bool) -> Body:
+    """UpdateEndpoint: the old model serves until the new one does, and again if it fails or an alarm goes off.
+
+    `retain_count` keeps the number of instances that automatic scaling has come to, and nothing else of the old one.
+    """
+    retained: Body = {
+        "RetainAllVariantProperties": True,
+        "ExcludeRetainedVariantProperties": [{"VariantPropertyType": "DataCaptureConfig"}],
+    }
+    return {
+        "EndpointName": name,
+        "EndpointConfigName": config,
+        "DeploymentConfig": dict(deployment_config),
+        **(retained if retain_count else {}),
+    }
+
+
+def deployment(*, update: str, rollback: Mapping[str, Any] | str) -> Body:
+    """DeploymentConfig of one of UPDATES; `rollback` is its AutoRollbackConfiguration.
+
+    `all_at_once` and `canary` are blue/green: for the time of the update there is a second fleet, which bills too.
+    `rolling` replaces one instance after the other and has one instance more at a time. Canary and rolling need two
+    instances, since SageMaker moves at most half of a fleet at first.
+    """
+    if update == "rolling":
+        policy: Body = {
+            "RollingUpdatePolicy": {
+                "MaximumBatchSize": {"Type": "INSTANCE_COUNT", "Value": 1},
+                "WaitIntervalInSeconds": BAKING_SECONDS,
+                "MaximumExecutionTimeoutInSeconds": ROLLING_SECONDS,
+            }
+        }
+    else:
+        canary: Body = {"Type": "CANARY", "CanarySize": {"Type": "INSTANCE_COUNT", "Value": 1}}
+        routing = canary if update == "canary" else {"Type": "ALL_AT_ONCE"}
+        policy = {
+            "BlueGreenUpdatePolicy": {
+                "TrafficRoutingConfiguration": {**routing, "WaitIntervalInSeconds": BAKING_SECONDS},
+                "TerminationWaitInSeconds": BAKING_SECONDS,
+                "MaximumExecutionTimeoutInSeconds": BLUE_GREEN_SECONDS,
+            }
+        }
+    return {**policy, "AutoRollbackConfiguration": rollback}
+
+
+def instances_while_updating(update: str, num_instances: int) -> int:
+    """The most instances that bill, and need a quota, while an endpoint of so many is updated."""
+    return num_instances + 1 if update == "rolling" else 2 * num_instances
+
+
+def scaled_variant(endpoint: str) -> Body:
+    """What Application Auto Scaling calls the number of an endpoint's instances."""
+    return {
+        "ServiceNamespace": "sagemaker",
+        "ResourceId": f"endpoint/{endpoint}/variant/{VARIANT}",
+        "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
+    }
+
+
+def scalable_target(*, endpoint: str, least: int, most: int) -> Body:
+    """RegisterScalableTarget. `least` is at least 1: a variant that holds its own model cannot have no instance."""
+    return {**scaled_variant(endpoint), "MinCapacity": least, "MaxCapacity": most}
+
+
+def scaling_policy(*, endpoint: str, concurrency: float) -> Body:
+    """PutScalingPolicy: as many instances as keep `concurrency` requests at once on each.
+
+    The metric is a model's requests in flight, every ten seconds; calls a minute, the usual one, say little of answers
+    that take seconds.
+    """
+    return {
+        **scaled_variant(endpoint),
+        "PolicyName": "concurrent-requests",
+        "PolicyType": "TargetTrackingScaling",
+        "TargetTrackingScalingPolicyConfiguration": {
+            "TargetValue": concurrency,
+            "PredefinedMetricSpecification": {
+                "PredefinedMetricType": "SageMakerVariantConcurrentRequestsPerModelHighResolution"
+            },
+            "ScaleOutCooldown": SCALE_OUT_SECONDS,
+            "ScaleInCooldown": SCALE_IN_SECONDS,
+        },
+    }
 
 
 def chat(

@@ -1,7 +1,7 @@
 """Ends what a run left that bills: jobs in flight, an endpoint that was not accepted, its model and config.
 
-Called by `Explain failure`, and by an EventBridge rule for executions that were aborted or timed out (a state
-machine that is stopped runs no further state).
+Called by `Explain failure`, and by a state machine that an EventBridge rule starts for executions that were aborted or
+timed out (a state machine that is stopped runs no further state).
 """
 
 from __future__ import annotations
@@ -10,30 +10,31 @@ import json
 import os
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
-from botocore.exceptions import ClientError
-
 import aws
+import endpoint_records
+import endpoints
+from heartbeat.endpoint_record import EndpointRecord
 from heartbeat.execution import run_id
 
-IN_PROGRESS = frozenset({"Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting"})
 PATIENCE_SECONDS = 780
-"""How long to wait for an endpoint that SageMaker refuses to delete yet; the function's limit is 15 minutes. After
-that the call fails, and Lambda calls it again: three times in all, longer than SageMaker lets a start take."""
+"""How long to wait for an endpoint that SageMaker neither deletes nor changes yet; the function's limit is 15 minutes.
+After that the call raises StillChanging, on which both state machines call it again, longer than an update may take."""
 POLL_SECONDS = 5
 SECOND_LOOK_SECONDS = 10
 """An abort may overtake a call that its state had just sent: what that call makes appears after the first look.
 Step Functions promises only its best effort to stop such a job, and this one may bill for hours."""
 
-# SageMaker has no error code of its own for a thing that is not there.
-_GONE = ("Could not find", "Requested resource not found")
+
+class StillChanging(Exception):  # noqa: N818 (the state machines retry on this name)
+    """SageMaker is not done with the endpoint."""
 
 
 @dataclass
 class Done:
     rolled_back: bool = False
+    """The endpoint is on its way back to the configuration that served before the run."""
     actions: list[str] = field(default_factory=list)
 
 
@@ -41,44 +42,64 @@ def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
     """An EventBridge event `Step Functions Execution Status Change` of an aborted or timed-out execution."""
     detail = event["detail"]
     given = json.loads(detail.get("input") or "{}")
-    endpoint = given.get("endpoint_name") if isinstance(given, dict) else None
-    started = datetime.fromtimestamp(detail["startDate"] / 1000, tz=UTC)
-    first = clean(detail["executionArn"], endpoint_name=endpoint, started=started)
+    named = given.get("endpoint_name") if isinstance(given, dict) else None
+    endpoint = named if isinstance(named, str) else os.environ["ENDPOINT_NAME"]
+    first = _clean(detail["executionArn"], endpoint)
     time.sleep(SECOND_LOOK_SECONDS)
-    second = clean(detail["executionArn"], endpoint_name=endpoint, started=started)
+    second = Done() if first.rolled_back else _clean(detail["executionArn"], endpoint)
+    _let_go(detail["executionArn"], endpoint)
     return {"actions": [*first.actions, *second.actions]}
 
 
-def clean(
-    execution_arn: str,
-    *,
-    endpoint_name: str | None,
-    previous_config: str | None = None,
-    started: datetime | None = None,
-) -> Done:
-    """Removes everything whose name begins with the run's id. Safe to call again.
+def clean(execution_arn: str, *, endpoint_name: str) -> Done:
+    """Ends everything whose name begins with the run's id, and lets go of the endpoint. Safe to call again.
 
-    `endpoint_name` None is the app's default. `previous_config` is the endpoint configuration to go back to
-    where the run had updated a live endpoint. An endpoint older than `started` is never deleted: it had users
-    before this run, and an aborted execution no longer knows what it served.
+    The endpoint is touched only where the run holds it: it goes back to what served before the run, or is deleted
+    where nothing did.
     """
-    stem, done = run_id(aws.environment(), execution_arn), Done()
-    name = endpoint_name or os.environ["ENDPOINT_NAME"]
-    _stop_jobs(stem, done)
-    endpoint = _settled(name, stem)
-    if endpoint and previous_config:
-        aws.client("sagemaker").update_endpoint(EndpointName=name, EndpointConfigName=previous_config)
-        done.rolled_back = True
-        done.actions.append(f"endpoint {name} goes back to {previous_config}")
-    elif endpoint and started and endpoint["CreationTime"] < started:
-        done.actions.append(f"endpoint {name} was there before the run and stays, with the run's model")
-    else:
-        if endpoint:
-            aws.client("sagemaker").delete_endpoint(EndpointName=name)
-            done.actions.append(f"endpoint {name} deleted")
-        _delete_names(stem, done)
-    # Otherwise model and configuration stay: they must outlive the endpoint's use of them, and cost nothing.
+    done = _clean(execution_arn, endpoint_name)
+    _let_go(execution_arn, endpoint_name)
     return done
+
+
+def _clean(execution_arn: str, name: str) -> Done:
+    stem, done = run_id(aws.environment(), execution_arn), Done()
+    _stop_jobs(stem, done)
+    record = endpoint_records.read(name)
+    if record.holder != execution_arn:  # the run never changed the endpoint, or it was accepted
+        _delete_names(stem, done)
+        return done
+    endpoint = _settled(name)
+    if endpoint is None or not _is_changed(endpoint, stem, record):
+        _delete_names(stem, done)
+    elif record.previous_config is None:
+        aws.client("sagemaker").delete_endpoint(EndpointName=name)
+        done.actions.append(f"endpoint {name} deleted")
+        _delete_names(stem, done)
+    else:
+        # At once, and without alarms: what it goes back to was accepted, what it leaves was not. The run's model and
+        # configuration must outlive their use; the next run that is accepted deletes them.
+        aws.client("sagemaker").update_endpoint(EndpointName=name, EndpointConfigName=record.previous_config)
+        done.rolled_back = True
+        done.actions.append(f"endpoint {name} goes back to {record.previous_config}")
+    return done
+
+
+def _is_changed(endpoint: dict[str, Any], stem: str, record: EndpointRecord) -> bool:
+    """Whether a settled endpoint serves this run's configuration, or a mix of it and the one before."""
+    mixed = endpoint["EndpointStatus"] == "UpdateRollbackFailed" and record.previous_config is not None
+    return mixed or str(endpoint.get("EndpointConfigName", "")).startswith(stem)
+
+
+def _let_go(execution_arn: str, name: str) -> None:
+    stem = run_id(aws.environment(), execution_arn)
+
+    def released(record: EndpointRecord) -> EndpointRecord:
+        if record.holder != execution_arn:
+            return record
+        return record.released(deleted=None if _names(stem) else stem)
+
+    endpoint_records.change(name, released)
 
 
 def _stop_jobs(stem: str, done: Done) -> None:
@@ -90,43 +111,36 @@ def _stop_jobs(stem: str, done: Done) -> None:
             done.actions.append(f"training job {job['TrainingJobName']} stopped")
 
 
-def _settled(name: str, stem: str) -> dict[str, Any] | None:
-    """The endpoint, if it is this run's, once SageMaker is done with it: until then it refuses to delete it."""
+def _settled(name: str) -> dict[str, Any] | None:
+    """The endpoint once SageMaker is done with it: until then it may be neither changed nor deleted, and nor may the
+    configuration that it is on its way to, although it still names the one before."""
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while (found := _endpoint_of(name, stem)) and found["EndpointStatus"] in IN_PROGRESS:
+    while (found := endpoints.describe(name)) and found["EndpointStatus"] in endpoints.IN_PROGRESS:
         if time.monotonic() > deadline:
-            raise TimeoutError(f"endpoint {name} is still {found['EndpointStatus']}")
+            raise StillChanging(f"endpoint {name} is still {found['EndpointStatus']}")
         time.sleep(POLL_SECONDS)
     return found
 
 
-def _endpoint_of(name: str, stem: str) -> dict[str, Any] | None:
-    """The endpoint, where it serves, or tries to serve, this run's configuration."""
-    try:
-        found: dict[str, Any] = aws.client("sagemaker").describe_endpoint(EndpointName=name)
-    except ClientError as error:
-        if any(text in str(error) for text in _GONE):
-            return None
-        raise
-    return found if str(found.get("EndpointConfigName", "")).startswith(stem) else None
-
-
-_KINDS = (
-    (
-        "endpoint configuration",
-        "list_endpoint_configs",
-        "EndpointConfigs",
-        "delete_endpoint_config",
-        "EndpointConfigName",
-    ),
-    ("model", "list_models", "Models", "delete_model", "ModelName"),
-)
-
-
 def _delete_names(stem: str, done: Done) -> None:
+    """Deletes the run's models and configurations, but not what an endpoint serves: a run may end after its model was
+    accepted."""
+    in_use = endpoints.configs_in_use()
+    for name in _names(stem):
+        if name not in in_use:
+            done.actions += endpoints.delete_config(name)
+
+
+def _names(stem: str) -> list[str]:
+    """Of the run's models and configurations, each once: a configuration has its model's name."""
     sagemaker = aws.client("sagemaker")
-    for kind, list_operation, key, delete, name in _KINDS:
-        for page in sagemaker.get_paginator(list_operation).paginate(NameContains=stem):
-            for item in page[key]:
-                getattr(sagemaker, delete)(**{name: item[name]})
-                done.actions.append(f"{kind} {item[name]} deleted")
+    found = [
+        item[member]
+        for operation, key, member in (
+            ("list_endpoint_configs", "EndpointConfigs", "EndpointConfigName"),
+            ("list_models", "Models", "ModelName"),
+        )
+        for page in sagemaker.get_paginator(operation).paginate(NameContains=stem)
+        for item in page[key]
+    ]
+    return list(dict.fromkeys(found))

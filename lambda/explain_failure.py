@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import asdict, replace
+from datetime import datetime
 from typing import Any
 
 import aws
@@ -21,11 +22,10 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
     failure = failures.explain(
         step=event["step"], error=error.get("Error", "Unknown"), cause=error.get("Cause"), log=_log(event)
     )
-    done = clean_up.clean(
-        event["execution"]["arn"],
-        endpoint_name=event.get("endpoint_name"),
-        previous_config=event.get("previous_config"),
-    )
+    done = clean_up.clean(event["execution"]["arn"], endpoint_name=event["endpoint_name"])
+    alarms = _alarms_since(event["update_began"]) if failure.error is Name.ROLLED_BACK else []
+    if alarms:
+        failure = replace(failure, what=f"{failure.what} Alarms that went off: {', '.join(alarms)}.")
     if done.rolled_back:
         failure = replace(failure, error=Name.ROLLED_BACK, advice=failures.advice(Name.ROLLED_BACK))
     cause = failure.cause
@@ -36,6 +36,21 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
         # The reason of the failure matters more than its page: say it even when the page cannot be written.
         _logger.exception("the report could not be written")
     return {"error": str(failure.error), "cause": cause}
+
+
+def _alarms_since(began: str) -> list[str]:
+    """The alarms that SageMaker watches during an update and that went off since it began (ISO 8601)."""
+    history = aws.client("cloudwatch").get_paginator("describe_alarm_history")
+    since = datetime.fromisoformat(began)
+    return [
+        name
+        for name in os.environ["ROLLBACK_ALARMS"].split(",")
+        if any(
+            item["HistorySummary"].endswith("to ALARM")
+            for page in history.paginate(AlarmName=name, HistoryItemType="StateUpdate", StartDate=since)
+            for item in page["AlarmHistoryItems"]
+        )
+    ]
 
 
 def _log(event: aws.Event) -> str:

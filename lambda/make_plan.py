@@ -16,6 +16,7 @@ from heartbeat.failures import InputInvalid, PlanRefused
 from heartbeat.job import SettingError, resolve
 from heartbeat.plan import plan_run, plan_serving
 from heartbeat.scout import SCOUT, ModelShape
+from heartbeat.serving_plan import HOURS_PER_MONTH
 
 MAX_MODEL_LEN = 8192
 """Context of the endpoint, tokens: twice the card's MAX_LENGTH, so that a long prompt leaves room to answer."""
@@ -62,12 +63,20 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
             adapter.beside(served.served(run["endpoint_name"]))
     except (SettingError, catalog.UnknownInstance) as error:
         raise InputInvalid(str(error)) from None
+    instances = int(os.environ["ENDPOINT_INSTANCES"])
+    hourly = None if serving.usd_per_hour is None else serving.usd_per_hour * instances
     record = {
         **plan.to_dict(),
         "hyperparameters": job.to_hyperparameters(),
         "hyperparameter_sources": sources,
         "base_model": {"name": os.environ["BASE_MODEL"], "config_found": config is not None},
         "serving": serving.to_dict(),
+        "endpoint": {
+            "instances": instances,
+            "usd_per_hour": hourly,
+            "usd_per_month": None if hourly is None else hourly * HOURS_PER_MONTH,
+            "instances_while_updating": requests.instances_while_updating(os.environ["ENDPOINT_UPDATE"], instances),
+        },
     }
     aws.write_json(aws.run_of(event).plan, record)
     if not plan.feasible:
@@ -84,6 +93,7 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
         "warnings": list(plan.warnings),
         "serving": {
             "instance_type": serving.instance_type,
+            "usd_per_hour": "unknown" if hourly is None else f"{hourly:.2f}",  # text: it becomes a tag
             "instance_pools": requests.instance_pools([serving.instance_type, *serving.fallbacks])
             if serving.instance_type
             else [],

@@ -20,6 +20,7 @@ from ministack import app
 from ministack.core import lambda_runtime
 
 from local_aws import cloudformation, containers, fidelity, iam
+from local_aws.autoscaling import AutoScaling
 from local_aws.codebuild import CodeBuild
 from local_aws.faults import PATH as FAULTS_PATH
 from local_aws.faults import Switchboard
@@ -49,6 +50,7 @@ class Cloud:
         step_functions = StepFunctions(settings, roles)
         iam.install_sagemaker_actions(settings)
         sagemaker.install()
+        AutoScaling(account, sagemaker.endpoints).install()
         CodeBuild(settings, roles, images).install()
         step_functions.install()
         fidelity.install(settings)

@@ -8,7 +8,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,11 +95,17 @@ class Endpoints:
         self._configs.get(request["EndpointConfigName"])
         if endpoint.status not in ("InService", "Failed"):
             raise invalid(f'Cannot update in-progress endpoint "{endpoint.description["EndpointArn"]}".')
+        alarms = alarms_of(request)
+        self._account.alarm_states(alarms)
         endpoint.description["EndpointStatus"] = "Updating"
         if "DeploymentConfig" in request:
             endpoint.description["LastDeploymentConfig"] = request["DeploymentConfig"]
         endpoint.description["LastModifiedTime"] = now()
-        self._deploy_in_background(endpoint, request["EndpointConfigName"])
+        endpoint.description["PendingDeploymentSummary"] = {
+            "EndpointConfigName": request["EndpointConfigName"],
+            "StartTime": now(),
+        }
+        self._deploy_in_background(endpoint, request["EndpointConfigName"], alarms)
         return {"EndpointArn": endpoint.description["EndpointArn"]}
 
     def delete(self, request: Request) -> None:
@@ -128,12 +134,12 @@ class Endpoints:
         )
         return {"Endpoints": page, **more}
 
-    def _deploy_in_background(self, endpoint: Endpoint, config_name: str) -> None:
-        arguments = (endpoint, config_name)
+    def _deploy_in_background(self, endpoint: Endpoint, config_name: str, alarms: Sequence[str] = ()) -> None:
+        arguments = (endpoint, config_name, alarms)
         threading.Thread(target=self._deploy, args=arguments, name=f"deploy {endpoint.name}", daemon=True).start()
 
-    def _deploy(self, endpoint: Endpoint, config_name: str) -> None:
-        """Start the variants of the configuration; only if all are healthy do they take over."""
+    def _deploy(self, endpoint: Endpoint, config_name: str, alarms: Sequence[str]) -> None:
+        """Start the variants of the configuration; only if all are healthy and no alarm goes off do they take over."""
         config = self._configs.get(config_name)
         fresh: dict[str, Variant] = {}
         problem = None
@@ -146,9 +152,30 @@ class Endpoints:
             problem = error.message if isinstance(error, ApiError) else str(error)
         except Exception as error:
             problem = f"Internal error of the embedded AWS: {type(error).__name__}: {error}"
+        if problem is None and alarms:
+            problem = self._bake(endpoint, fresh, alarms)
         with self._account.lock:
             replaced = self._settle(endpoint, config, fresh, problem)
         self._end_variants(replaced)
+
+    def _bake(self, endpoint: Endpoint, fresh: dict[str, Variant], alarms: Sequence[str]) -> str | None:
+        """Give the fresh variants the traffic and watch the alarms; takes it back and says so if one goes off."""
+        served, endpoint.variants = endpoint.variants, fresh
+        self._account.evaluate_alarms()
+        endpoint.description["PendingDeploymentSummary"]["ProductionVariants"] = [
+            {"VariantName": name, "VariantStatus": [{"Status": "Baking"}]} for name in fresh
+        ]
+        began = time.monotonic()
+        while True:
+            off = [name for name, state in self._account.alarm_states(alarms).items() if state == "ALARM"]
+            if off or time.monotonic() - began > self._account.faults.now.baking_seconds:
+                break
+            time.sleep(0.05)
+        endpoint.variants = served
+        if not off:
+            return None
+        endpoint.description["EndpointStatus"] = "RollingBack"
+        return f"One or more configured alarms went into ALARM state during the deployment: {', '.join(off)}"
 
     def _settle(
         self, endpoint: Endpoint, config: dict[str, Any], fresh: dict[str, Variant], problem: str | None
@@ -156,6 +183,7 @@ class Endpoints:
         """Record how the deployment ended; the variants to end."""
         description = endpoint.description
         description["LastModifiedTime"] = now()
+        description.pop("PendingDeploymentSummary", None)
         if endpoint.deleted:
             return fresh
         if problem is not None:
@@ -200,14 +228,14 @@ class Endpoints:
 
     def invoke(self, name: str, body: bytes, headers: dict[str, str]) -> Response:
         """Pass one invocation on. Raises ApiError (ValidationError, ModelError)."""
-        invocation = self._begin(name, body, headers)
+        invocation, failed = self._begin(name, body, headers), ""
         try:
             return 200, invocation.headers, invocation.answer.read()
         except (OSError, http.client.HTTPException) as error:
-            self._record("Invocation5XXErrors", 1, "Count", invocation.dimensions)
+            failed = "5XX"
             raise self._no_response(name, error) from None
         finally:
-            self._end(invocation)
+            self._end(invocation, failed)
 
     def invoke_in_parts(
         self, name: str, body: bytes, headers: dict[str, str]
@@ -236,18 +264,21 @@ class Endpoints:
         try:
             answer = self._ask(name, endpoint.variants[chosen], body, headers)
         except ApiError as error:
-            kind = "Invocation4XXErrors" if 400 <= error.members["OriginalStatusCode"] < 500 else None
-            self._record(kind or "Invocation5XXErrors", 1, "Count", dimensions)
-            self._record_end(dimensions, started)
+            failed = "4XX" if 400 <= error.members["OriginalStatusCode"] < 500 else "5XX"
+            self._record_end(dimensions, started, failed)
             raise
         return Invocation(answer, dimensions, started)
 
-    def _end(self, invocation: Invocation) -> None:
+    def _end(self, invocation: Invocation, failed: str = "") -> None:
         invocation.answer.close()
-        self._record_end(invocation.dimensions, invocation.started)
+        self._record_end(invocation.dimensions, invocation.started, failed)
 
-    def _record_end(self, dimensions: dict[str, str], started: float) -> None:
+    def _record_end(self, dimensions: dict[str, str], started: float, failed: str) -> None:
+        """`failed` is 4XX or 5XX, or empty."""
         self._record("Invocations", 1, "Count", dimensions)
+        self._record("InvocationModelErrors", int(failed != ""), "Count", dimensions)
+        for kind in ("4XX", "5XX"):  # 0 or 1 for each call: their average is a share
+            self._record(f"Invocation{kind}Errors", int(failed == kind), "Count", dimensions)
         self._record("ModelLatency", (time.monotonic() - started) * 1e6, "Microseconds", dimensions)
 
     def _record(self, metric: str, value: float, unit: str, dimensions: dict[str, str]) -> None:
@@ -291,6 +322,12 @@ class Endpoints:
             OriginalMessage=message,
             LogStreamArn=settings.arn("logs", f"log-group:/aws/sagemaker/Endpoints/{name}"),
         )
+
+
+def alarms_of(request: Request) -> list[str]:
+    """Names of the alarms that bring the old variants back."""
+    rollback = request.get("DeploymentConfig", {}).get("AutoRollbackConfiguration", {})
+    return [alarm["AlarmName"] for alarm in rollback.get("Alarms", [])]
 
 
 def _variant_summary(production: dict[str, Any]) -> dict[str, Any]:

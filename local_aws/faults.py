@@ -36,6 +36,8 @@ class Faults:
     """MaxRuntimeInSeconds is multiplied by this."""
     term_grace_seconds: float = 120.0
     """Between SIGTERM and SIGKILL of a job."""
+    baking_seconds: float = 1.0
+    """Most that an endpoint's update waits after traffic has moved, whatever its deployment configuration says."""
     endpoint: EndpointFaults = field(default_factory=EndpointFaults)
     throttle: dict[str, int] = field(default_factory=dict)
     """SageMaker operation -> how many of its next calls raise ThrottlingException."""

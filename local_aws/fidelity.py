@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import subprocess
+import time
 import types
 from typing import Any
 
@@ -97,7 +98,8 @@ def _key_arn(settings: Settings, key: str) -> str:
 
 
 def _evaluate_alarms_on_their_dimensions() -> None:
-    """ministack merges every series of a metric; an alarm has one, that of its own dimensions."""
+    """ministack merges every series of a metric; an alarm has one, that of its own dimensions. And it leaves an alarm
+    as it is when data stop coming, where AWS does what TreatMissingData says."""
     evaluate = cloudwatch._evaluate_alarm
 
     def evaluate_own(alarm: dict[str, Any]) -> None:
@@ -107,6 +109,13 @@ def _evaluate_alarms_on_their_dimensions() -> None:
         # The same code over a smaller store: swapping the global would lose what other threads record meanwhile.
         narrowed = types.FunctionType(evaluate.__code__, {**evaluate.__globals__, "_metrics": own})
         narrowed(alarm)
+        since = time.time() - alarm.get("Period", 60) * alarm.get("EvaluationPeriods", 1)
+        metric = (alarm.get("Namespace"), alarm.get("MetricName"))
+        is_silent = not any(p["Timestamp"] >= since for key, points in own.items() if key[:2] == metric for p in points)
+        if is_silent and alarm.get("TreatMissingData") == "notBreaching" and alarm["StateValue"] != "OK":
+            reason = "Threshold Crossed: no datapoints were received, which is treated as NonBreaching."
+            cloudwatch._record_history(alarm["AlarmName"], alarm["StateValue"], "OK", reason)
+            alarm.update(StateValue="OK", StateReason=reason, StateUpdatedTimestamp=int(time.time()))
 
     cloudwatch._evaluate_alarm = evaluate_own
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +44,23 @@ class SageMakerAccount:
         self.roles.in_account()
         cloudwatch.record_metric(namespace, name, value, unit, dimensions)
         cloudwatch._evaluate_all_alarms()
+
+    def evaluate_alarms(self) -> None:
+        """Let the alarms see that the data of a while ago are no longer those of now."""
+        from ministack.services import cloudwatch
+
+        self.roles.in_account()
+        cloudwatch._evaluate_all_alarms()
+
+    def alarm_states(self, names: Sequence[str]) -> dict[str, str]:
+        """The state of each of these alarms. Raises ApiError for one that is not there."""
+        from ministack.services import cloudwatch
+
+        self.roles.in_account()
+        missing = [name for name in names if name not in cloudwatch._alarms]
+        if missing:
+            raise invalid(f"CloudWatch alarms {missing} do not exist.")
+        return {name: cloudwatch._alarms[name]["StateValue"] for name in names}
 
     def add_tags(self, arn: str, tags: list[dict[str, str]] | None) -> None:
         if tags:

@@ -14,7 +14,7 @@ from ministack.core import router
 from ministack.core.responses import StreamingResponse
 
 from local_aws import api_model
-from local_aws.endpoints import Endpoints
+from local_aws.endpoints import Endpoints, alarms_of
 from local_aws.errors import ApiError, Response, invalid, json_answer
 from local_aws.iam import SAGEMAKER, require, require_pass_role, sagemaker_arn
 from local_aws.models import ModelPackages, Models, Records
@@ -159,6 +159,11 @@ class SageMaker:
             arn = sagemaker_arn(settings, path, operation, request)
             access_key = router.extract_access_key_id(headers, {})
             require(access_key, "sagemaker:AddTags", arn, settings.region)
+        for alarm in alarms_of(request):
+            access_key = router.extract_access_key_id(headers, {})
+            require(
+                access_key, "cloudwatch:DescribeAlarms", settings.arn("cloudwatch", f"alarm:{alarm}"), settings.region
+            )
         return json_answer(self.call(operation, request))
 
     def install(self) -> None:

@@ -20,6 +20,10 @@ class EndpointMetrics:
         """A count of AWS/SageMaker: `Invocations`, `Invocation4XXErrors`, `Invocation5XXErrors`."""
         return self._metric("AWS/SageMaker", metric, "Sum", period)
 
+    def share(self, metric: str, *, period: cdk.Duration) -> cloudwatch.Metric:
+        """The share of calls that count for such a metric, 0 to 1."""
+        return self._metric("AWS/SageMaker", metric, "Average", period)
+
     def latency(self, statistic: str, *, period: cdk.Duration) -> cloudwatch.Metric:
         """Time in the container, in microseconds."""
         return self._metric("AWS/SageMaker", "ModelLatency", statistic, period)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from heartbeat import layout
 from stacks.nag import accept_wildcards, acknowledge
+from stacks.permissions import SCALING_ROLE
 from stacks.pipeline import Pipeline
 from stacks.settings import Settings
 
 _ANY_RESOURCE = {
     "ExplainFailureRole": "SageMaker's List calls have no resource to be limited to; they show names only.",
+    "AcceptEndpointRole": "SageMaker's List calls have no resource to be limited to; they show names only.",
     "CleanUpRole": "SageMaker's List calls have no resource to be limited to; they show names only.",
+    "EndAllRole": "SageMaker's List calls have no resource to be limited to; they show names only.",
     "TrainingRole": "ecr:GetAuthorizationToken has no resource; cloudwatch:PutMetricData is limited by namespace.",
     "EndpointRole": "ecr:GetAuthorizationToken has no resource; cloudwatch:PutMetricData is limited by namespace.",
+    "CleanUpStateMachineRole": "X-Ray and CloudWatch's log delivery have no resources to be limited to.",
     "StateMachineRole": "X-Ray and CloudWatch's log delivery have no resources to be limited to.",
     "WeightsRole": "ecr:GetAuthorizationToken has no resource; cloudwatch:PutMetricData is limited by namespace.",
     "WeightsStateMachineRole": "X-Ray and CloudWatch's log delivery have no resources to be limited to.",
@@ -29,6 +33,8 @@ def wildcards(settings: Settings) -> dict[str, str]:
         f":model{own}": "Each run makes a model of its own.",
         f":endpoint-config{own}": "Each run makes a configuration of its own.",
         f"/{layout.CHECKPOINTS}*": "Each execution has checkpoints of its own.",
+        f"/{layout.ENDPOINTS}*": "Each endpoint that an execution may name has a record of its own.",
+        f":execution:HeartBeat-{settings.environment}:*": "Any execution of the app may hold an endpoint.",
         f":endpoint/{settings.endpoint_name.lower()}-*": "An execution may name another endpoint beginning so.",
         f":model-package/heartbeat-{settings.environment}/*": "Each adapter that passes is a version of its own.",
         ":log-group:/aws/sagemaker/TrainingJobs*": "SageMaker makes the log group itself.",
@@ -36,6 +42,9 @@ def wildcards(settings: Settings) -> dict[str, str]:
         ":log-group:/aws/sagemaker/Endpoints*": "SageMaker makes the log group itself.",
         ":log-group:/aws/sagemaker/Endpoints*:log-stream:*": "Each instance has a stream of its own.",
         **{f":s3:::{name}/*": "The settings name this bucket of datasets." for name in settings.extra_dataset_buckets},
+        f":role/aws-service-role/*/{SCALING_ROLE}": "One role of AWS's, below a folder of its service's name.",
+        ":scalable-target/*": "Application Auto Scaling names its targets itself; limited to SageMaker's.",
+        f":alarm:TargetTracking-endpoint/{settings.endpoint_name}*": "Scaling names its alarms by the endpoint.",
         **{f":s3:::{name}/*": "The settings name this bucket of base weights." for name in settings.model_buckets},
         f":execution:HeartBeat-{settings.environment}-Weights:*": "Each bringing of base weights is an execution.",
         ".Arn>:*": "The state machine calls its own functions in whichever version they are.",

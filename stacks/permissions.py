@@ -17,6 +17,9 @@ from constructs import Construct
 
 from heartbeat import layout
 
+SCALING_ROLE = "AWSServiceRoleForApplicationAutoScaling_SageMakerEndpoint"
+_SCALING = "sagemaker.application-autoscaling.amazonaws.com"
+
 
 def arn(service: str, resource: str) -> str:
     """ARN in this partition, Region and account."""
@@ -105,7 +108,9 @@ def training_role(scope: Construct, *, buckets: Buckets, repository: ecr.IReposi
     )
 
 
-def endpoint_role(scope: Construct, *, buckets: Buckets, image_repository_arn: str) -> iam.Role:
+def endpoint_role(
+    scope: Construct, *, buckets: Buckets, image_repository_arn: str, alarm_arns: Sequence[str]
+) -> iam.Role:
     """What SageMaker does for an endpoint: reads base weights and adapters, logs, pulls the serving image."""
     return sagemaker_role(
         scope,
@@ -113,6 +118,8 @@ def endpoint_role(scope: Construct, *, buckets: Buckets, image_repository_arn: s
         *buckets.read_models(layout.RUNS),
         *logs_and_metrics("Endpoints"),
         *pull(image_repository_arn),
+        # SageMaker's guide asks it of "your execution role", which is this one or the caller's: both have it.
+        allow(["cloudwatch:DescribeAlarms"], alarm_arns),
     )
 
 
@@ -178,6 +185,27 @@ class Names:
         return self._own("endpoint-config")
 
     @property
+    def state_machine(self) -> str:
+        return f"HeartBeat-{self.environment}"
+
+    @property
+    def executions(self) -> str:
+        return arn("states", f"execution:{self.state_machine}:*")
+
+    @property
+    def weights_machine(self) -> str:
+        return f"{self.state_machine}-Weights"
+
+    @property
+    def weights_executions(self) -> str:
+        return arn("states", f"execution:{self.weights_machine}:*")
+
+    @property
+    def state_machine_arns(self) -> list[str]:
+        """Of runs, and of the bringing of base weights."""
+        return [arn("states", f"stateMachine:{name}") for name in (self.state_machine, self.weights_machine)]
+
+    @property
     def endpoints(self) -> list[str]:
         """The app's endpoint, and those that an execution may name: see heartbeat.execution.RunRequest."""
         name = self.endpoint_name.lower()  # SageMaker writes names in ARNs in lower case
@@ -198,19 +226,20 @@ def orchestration(
     endpoint: iam.IRole,
     repository_arn: str,
     project_arn: str,
-    weights_machine: str,
+    alarm_arns: Sequence[str],
 ) -> list[iam.PolicyStatement]:
     """What the state machine's own tasks call (its Lambda grants come with the functions)."""
     return [
         *ensure_image(repository_arn, project_arn),
         run_jobs(names),
-        allow(["states:StartExecution"], [arn("states", f"stateMachine:{weights_machine}")]),
-        allow(["states:DescribeExecution", "states:StopExecution"], [arn("states", f"execution:{weights_machine}:*")]),
+        allow(["states:StartExecution"], [arn("states", f"stateMachine:{names.weights_machine}")]),
+        allow(["states:DescribeExecution", "states:StopExecution"], [names.weights_executions]),
         allow(["sagemaker:CreateModelPackage"], names.packages),
         allow(["sagemaker:CreateModel", "sagemaker:AddTags"], [names.models]),
         allow(["sagemaker:CreateEndpointConfig", "sagemaker:AddTags"], [names.configs]),
         allow(["sagemaker:CreateEndpoint", "sagemaker:UpdateEndpoint"], [*names.endpoints, names.configs]),
         allow(["sagemaker:DescribeEndpoint", "sagemaker:AddTags"], names.endpoints),
+        allow(["cloudwatch:DescribeAlarms"], alarm_arns),  # an update may name only alarms that its caller may see
         pass_to_sagemaker(training.role_arn, endpoint.role_arn),
         managed_rules(
             "StepFunctionsGetEventsForSageMakerTrainingJobsRule",
@@ -263,11 +292,100 @@ def read_served(names: Names) -> list[iam.PolicyStatement]:
     ]
 
 
-def clean_up(names: Names) -> list[iam.PolicyStatement]:
-    """Ends what a run left that bills, and goes back to the endpoint's previous configuration."""
+def endpoint_records(buckets: Buckets) -> list[iam.PolicyStatement]:
+    """Reads and conditionally writes what is remembered of endpoints."""
+    return [*buckets.read(layout.ENDPOINTS), *buckets.write(layout.ENDPOINTS)]
+
+
+def claim_endpoint(names: Names, buckets: Buckets) -> list[iam.PolicyStatement]:
+    return [
+        *endpoint_records(buckets),
+        allow(["sagemaker:DescribeEndpoint"], names.endpoints),
+        # Whether the run that holds the endpoint still goes on.
+        allow(["states:DescribeExecution"], [names.executions]),
+    ]
+
+
+_OF_SAGEMAKER = {"StringEquals": {"application-autoscaling:service-namespace": "sagemaker"}}
+
+
+def _deregister() -> iam.PolicyStatement:
+    targets = arn("application-autoscaling", "scalable-target/*")  # their names are AWS's own
+    return allow(["application-autoscaling:DeregisterScalableTarget"], [targets], _OF_SAGEMAKER)
+
+
+def _scale(names: Names) -> list[iam.PolicyStatement]:
+    """Registers an endpoint with Application Auto Scaling, which acts by its own service-linked role; the caller needs
+    what that does on SageMaker and CloudWatch too."""
+    return [
+        _deregister(),
+        allow(
+            ["application-autoscaling:PutScalingPolicy", "application-autoscaling:RegisterScalableTarget"],
+            [arn("application-autoscaling", "scalable-target/*")],
+            _OF_SAGEMAKER,
+        ),
+        allow(
+            ["sagemaker:DescribeEndpoint", "sagemaker:UpdateEndpointWeightsAndCapacities"],
+            names.endpoints,
+        ),
+        allow(["sagemaker:DescribeEndpointConfig"], [names.configs]),
+        allow(
+            ["cloudwatch:DeleteAlarms", "cloudwatch:DescribeAlarms", "cloudwatch:PutMetricAlarm"],
+            [arn("cloudwatch", f"alarm:TargetTracking-endpoint/{names.endpoint_name}*")],
+        ),
+        allow(
+            ["iam:CreateServiceLinkedRole"],
+            [f"arn:{Aws.PARTITION}:iam::{Aws.ACCOUNT_ID}:role/aws-service-role/*/{SCALING_ROLE}"],
+            {"StringEquals": {"iam:AWSServiceName": _SCALING}},
+        ),
+    ]
+
+
+def accept_endpoint(names: Names, buckets: Buckets) -> list[iam.PolicyStatement]:
+    return [
+        *endpoint_records(buckets),
+        allow(["sagemaker:ListEndpoints"], ["*"]),  # SageMaker's lists have no resource; they show names only
+        allow(["sagemaker:DescribeEndpoint", "sagemaker:AddTags"], names.endpoints),
+        allow(["sagemaker:DeleteModel"], [names.models]),
+        allow(["sagemaker:DeleteEndpointConfig"], [names.configs]),
+        *_scale(names),
+    ]
+
+
+def end_all(names: Names) -> list[iam.PolicyStatement]:
+    """Ends everything that runs made, when the stack is deleted."""
     return [
         allow(
-            ["sagemaker:ListTrainingJobs", "sagemaker:ListModels", "sagemaker:ListEndpointConfigs"],
+            [
+                "sagemaker:ListEndpointConfigs",
+                "sagemaker:ListEndpoints",
+                "sagemaker:ListModels",
+                "sagemaker:ListTrainingJobs",
+            ],
+            ["*"],  # SageMaker's lists have no resource; they show names only
+        ),
+        allow(["states:ListExecutions"], names.state_machine_arns),
+        allow(["states:StopExecution"], [names.executions, names.weights_executions]),
+        allow(["sagemaker:StopTrainingJob"], [names.jobs]),
+        allow(["sagemaker:DescribeEndpoint", "sagemaker:DeleteEndpoint"], names.endpoints),
+        allow(["sagemaker:DeleteEndpointConfig"], [names.configs]),
+        allow(["sagemaker:DeleteModel"], [names.models]),
+        _deregister(),
+        allow(["sagemaker:DeleteModelPackage", "sagemaker:ListModelPackages"], names.packages),
+    ]
+
+
+def clean_up(names: Names, buckets: Buckets) -> list[iam.PolicyStatement]:
+    """Ends what a run left that bills, and goes back to the endpoint's previous configuration."""
+    return [
+        *endpoint_records(buckets),
+        allow(
+            [
+                "sagemaker:ListEndpointConfigs",
+                "sagemaker:ListEndpoints",
+                "sagemaker:ListModels",
+                "sagemaker:ListTrainingJobs",
+            ],
             ["*"],  # SageMaker's lists have no resource; they show names only
         ),
         allow(["sagemaker:StopTrainingJob"], [names.jobs]),

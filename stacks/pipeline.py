@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from aws_cdk import CfnOutput, Duration, Stack
+from aws_cdk import CfnOutput, CustomResource, Duration, Stack
 from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_iam as iam
@@ -16,13 +16,15 @@ from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from heartbeat import layout
+from heartbeat.endpoint_record import CLEAN_UP_LIMIT
 from stacks import base_weights, permissions
 from stacks.bundling import stage_lambda
 from stacks.registry import Registry
+from stacks.rollback import rollback_alarms
 from stacks.serving_image import serving_image
 from stacks.settings import Settings
-from stacks.state_machine import run_graph
-from stacks.states import Inputs
+from stacks.state_machine import clean_up_graph, run_graph
+from stacks.states import EndpointInputs, Inputs
 from stacks.storage import Storage
 
 
@@ -37,7 +39,7 @@ class Handler:
 
 
 class Pipeline(Stack):
-    """`state_machine`, `functions` (by module name) and `endpoint_name`."""
+    """`state_machine`, `functions` (by module name), `rollback_alarms` and `endpoint_name`."""
 
     def __init__(
         self, scope: Construct, construct_id: str, *, settings: Settings, storage: Storage, registry: Registry
@@ -52,7 +54,7 @@ class Pipeline(Stack):
             extra_datasets=settings.extra_dataset_buckets,
             extra_models=settings.model_buckets,
         )
-        group = sagemaker.CfnModelPackageGroup(
+        self._group = group = sagemaker.CfnModelPackageGroup(
             self,
             "Adapters",
             model_package_group_name=f"heartbeat-{settings.environment}",
@@ -64,11 +66,14 @@ class Pipeline(Stack):
             endpoint_name=settings.endpoint_name,
             model_package_group=group.model_package_group_name,
         )
+        self.rollback_alarms = rollback_alarms(self, settings)
+        self._alarm_arns = [alarm.alarm_arn for alarm in self.rollback_alarms]
         self.hub_token = base_weights.token_secret(self, settings=settings, key=storage.key)
         self._code = lambda_.Code.from_asset(str(stage_lambda(gate=settings.gate_path)))
         self.functions = {name: self._function(name, handler) for name, handler in self._handlers().items()}
         self.weights_machine, self.state_machine = self._state_machines()
         self._clean_up_after_abort()
+        self._end_all_with_the_stack()
         for name, value in (
             ("StateMachineArn", self.state_machine.state_machine_arn),
             ("DataBucketName", storage.data_bucket.bucket_name),
@@ -104,6 +109,8 @@ class Pipeline(Stack):
                     **model,
                     "SERVING_INSTANCE_TYPES": ",".join(settings.serving_instance_types),
                     "VOLUME_SIZE_GIB": str(settings.volume_size_gib),
+                    "ENDPOINT_INSTANCES": str(settings.endpoint_instances),
+                    "ENDPOINT_UPDATE": settings.endpoint_update,
                 },
             ),
             "ensure_base_weights": Handler(grants=[*buckets.read_models(), see_token], environment={**model, **token}),
@@ -125,21 +132,43 @@ class Pipeline(Stack):
                 ],
                 minutes=15,
             ),
+            "claim_endpoint": Handler(grants=permissions.claim_endpoint(self._names, buckets)),
+            "accept_endpoint": Handler(
+                grants=permissions.accept_endpoint(self._names, buckets),
+                environment={
+                    "ENDPOINT_NAME": self.endpoint_name,
+                    "KEEP_PREVIOUS": str(settings.keep_previous),
+                    "ENDPOINT_INSTANCES": str(settings.endpoint_instances),
+                    "ENDPOINT_MAX_INSTANCES": str(settings.endpoint_max_instances or 0),
+                    "ENDPOINT_CONCURRENCY": str(settings.endpoint_concurrency),
+                },
+            ),
             "write_report": Handler(grants=[*buckets.read(layout.RUNS), *buckets.write_runs()]),
             "explain_failure": Handler(
                 grants=[
                     *buckets.read(layout.RUNS),
                     *buckets.write_runs(),
-                    *permissions.clean_up(self._names),
+                    *permissions.clean_up(self._names, buckets),
+                    permissions.allow(["cloudwatch:DescribeAlarmHistory"], self._alarm_arns),
                 ],
                 environment={
                     "ENDPOINT_NAME": self.endpoint_name,
+                    "ROLLBACK_ALARMS": ",".join(alarm.alarm_name for alarm in self.rollback_alarms),
                     "BUILD_LOG_GROUP": self._registry.build_log_group.log_group_name,
                 },
                 minutes=15,
             ),
+            "end_all": Handler(
+                grants=permissions.end_all(self._names),
+                environment={
+                    "ENDPOINT_NAME": self.endpoint_name,
+                    "STATE_MACHINE_ARNS": ",".join(self._names.state_machine_arns),
+                    "MODEL_PACKAGE_GROUP": "" if settings.retain_data else self._names.model_package_group,
+                },
+                minutes=15,
+            ),
             "clean_up": Handler(
-                grants=permissions.clean_up(self._names),
+                grants=permissions.clean_up(self._names, buckets),
                 environment={"ENDPOINT_NAME": self.endpoint_name},
                 minutes=15,
             ),
@@ -180,10 +209,11 @@ class Pipeline(Stack):
     def _state_machines(self) -> tuple[sfn.StateMachine, sfn.StateMachine]:
         """That of base weights, and that of a run."""
         settings, registry = self._settings, self._registry
-        weights_name = f"HeartBeat-{settings.environment}-Weights"
         serving = serving_image(self, settings.vllm_image)
         training = permissions.training_role(self, buckets=self._buckets, repository=registry.repository)
-        endpoint = permissions.endpoint_role(self, buckets=self._buckets, image_repository_arn=serving.repository_arn)
+        endpoint = permissions.endpoint_role(
+            self, buckets=self._buckets, image_repository_arn=serving.repository_arn, alarm_arns=self._alarm_arns
+        )
         bring = base_weights.weights_role(
             self, buckets=self._buckets, repository=registry.repository, secret_arn=self.hub_token.attr_id
         )
@@ -209,14 +239,21 @@ class Pipeline(Stack):
             serving_internet=settings.serving_internet,
             serving_falls_back=len(settings.serving_instance_types) > 1,
             model_package_group=self._names.model_package_group,
-            weights_machine=weights_name,
+            weights_machine=self._names.weights_machine,
             weight_format=settings.weight_format,
             training_role_arn=training.role_arn,
             endpoint_role_arn=endpoint.role_arn,
+            endpoint=EndpointInputs(
+                name=self.endpoint_name,
+                num_instances=settings.endpoint_instances,
+                scales=settings.endpoint_max_instances is not None,
+                update=settings.endpoint_update,
+                alarm_names=[alarm.alarm_name for alarm in self.rollback_alarms],
+            ),
         )
         weights = self._machine(
             "Weights",
-            name=weights_name,
+            name=self._names.weights_machine,
             comment="Brings the base weights into the bucket, packs and converts them. {} is a valid input.",
             start=base_weights.bring_graph(self, "Bring", inputs=inputs, role_arn=bring.role_arn, settings=settings),
             statements=base_weights.orchestration(
@@ -225,11 +262,11 @@ class Pipeline(Stack):
                 repository_arn=registry.repository.repository_arn,
                 project_arn=registry.build_project.project_arn,
             ),
-            days=base_weights.EXECUTION_DAYS,
+            timeout=Duration.days(base_weights.EXECUTION_DAYS),
         )
         run = self._machine(
             "",
-            name=f"HeartBeat-{settings.environment}",
+            name=self._names.state_machine,
             comment="Fine-tunes Llama 4 Scout on a chat dataset and deploys it if it passed. {} is a valid input.",
             start=run_graph(self, "Run", inputs=inputs),
             statements=permissions.orchestration(
@@ -238,10 +275,10 @@ class Pipeline(Stack):
                 endpoint=endpoint,
                 repository_arn=registry.repository.repository_arn,
                 project_arn=registry.build_project.project_arn,
-                weights_machine=weights_name,
+                alarm_arns=self._alarm_arns,
             ),
             # Longer than a week's approval and a 28-day job are not told apart from a run that hangs.
-            days=37,
+            timeout=Duration.days(37),
         )
         return weights, run
 
@@ -252,8 +289,8 @@ class Pipeline(Stack):
         name: str,
         comment: str,
         start: sfn.State,
-        statements: Sequence[iam.PolicyStatement],
-        days: int,
+        timeout: Duration,
+        statements: Sequence[iam.PolicyStatement] = (),
     ) -> sfn.StateMachine:
         role = iam.Role(
             self,
@@ -278,11 +315,18 @@ class Pipeline(Stack):
                 # The history has the data; the log keeps none of it, the approval's task token least of all.
                 include_execution_data=False,
             ),
-            timeout=Duration.days(days),
+            timeout=timeout,
         )
 
     def _clean_up_after_abort(self) -> None:
-        """A state machine that is stopped runs no further state: a rule calls the clean-up in its place."""
+        """A state machine that is stopped runs no further state: a rule starts the clean-up in its place."""
+        machine = self._machine(
+            "CleanUp",
+            name=f"{self._names.state_machine}-CleanUp",
+            comment="Ends what an aborted or timed-out run left that bills",
+            start=clean_up_graph(self, "CleanUpAborted", function=self.functions["clean_up"]),
+            timeout=Duration.hours(CLEAN_UP_LIMIT.total_seconds() / 3600),
+        )
         events.Rule(
             self,
             "Aborted",
@@ -298,8 +342,16 @@ class Pipeline(Stack):
                     ],
                 },
             ),
-            targets=[targets.LambdaFunction(self.functions["clean_up"])],
+            targets=[targets.SfnStateMachine(machine)],
         )
+
+    def _end_all_with_the_stack(self) -> None:
+        """Deleted first: while what it waits on is there, runs can be stopped and what they made can be ended."""
+        function = self.functions["end_all"]
+        ending = CustomResource(
+            self, "WhatRunsLeft", service_token=function.function_arn, resource_type="Custom::WhatRunsLeft"
+        )
+        ending.node.add_dependency(function, self.state_machine, self.weights_machine, self._group)
 
     def _log_group(self, id_: str) -> logs.LogGroup:
         """Named by CloudFormation: one that was retained does not stand in the way of the next deployment."""

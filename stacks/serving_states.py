@@ -2,57 +2,74 @@
 
 from __future__ import annotations
 
+import json
+
 from aws_cdk import aws_stepfunctions as sfn
 from aws_cdk import aws_stepfunctions_tasks as tasks
 
 from heartbeat import requests
 from stacks.states import Part, States
 
-POLLS = 160
-"""About 75 minutes of 30-second polls: SageMaker gives download and start-up 60 minutes each at the most, and an
-endpoint that needs more than this is not going to come."""
+POLLS = 1000
+"""More than 8 hours of 30-second polls, the most that SageMaker lets an update take (see heartbeat.requests): for an
+endpoint that it forgets."""
+TURNS = 480
+"""4 hours of 30-second waits for another run's deployment, at the end of which the run is refused. Nothing bills
+meanwhile."""
 
 
 def deploy(states: States) -> Part:
-    register = _register_model(states)
+    register, claim = _register_model(states), _claim_endpoint(states)
     gather, model, config = _gather_adapters(states), _create_model(states), _create_endpoint_config(states)
-    find = states.call(
-        "Find endpoint",
-        "aws-sdk:sagemaker:describeEndpoint",
-        comment="Is there an endpoint of this name already?",
-        arguments={"EndpointName": "{% $run.endpoint_name %}"},
-        assign={
-            "previousConfig": "{% $states.result.EndpointConfigName %}",
-            "endpointStatus": "{% $states.result.EndpointStatus %}",
-        },
-        catch=False,
-    )
+    create, update, wait = _create_endpoint(states), _update_endpoint(states), _wait_for_endpoint(states)
+    turn = sfn.Choice(states, "Our turn?", comment="One run at a time changes an endpoint")
     deploy = sfn.Choice(states, "Deploy endpoint", comment="Create, or update beside the one that serves")
-    create, update = _create_endpoint(states), _update_endpoint(states)
-    busy = _problem(
+    pause = sfn.Wait.jsonata(
+        states,
+        "Wait for turn",
+        comment="Another run deploys to this endpoint",
+        time=sfn.WaitTime.seconds(_pause("$turns")),
+        assign={"turns": "{% $turns + 1 %}"},
+    )
+    refused = _problem(
+        states,
+        "Endpoint is taken",
+        error="EndpointBusy",
+        cause="{% $claim.busy & '.' & ($turns > 0 ? ' Asked ' & $string($turns + 1) & ' times.' : '') %}",
+    )
+    not_ready = _problem(
         states,
         "Endpoint is not ready",
-        "{% 'endpoint ' & $run.endpoint_name & ' is ' & $endpointStatus & ' and cannot be updated: wait, or"
+        cause="{% 'endpoint ' & $run.endpoint_name & ' is ' & $claim.status & ' and cannot be updated: wait, or"
         " delete it with: aws sagemaker delete-endpoint --endpoint-name ' & $run.endpoint_name %}",
     )
-    # SageMaker has one error for all: not found is told by its text, the rest is a failure.
-    find.add_catch(
-        deploy,
-        errors=["SageMaker.SageMakerException"],
-        assign={
-            "endpointStatus": "{% $contains($states.errorOutput.Cause, 'Could not find') ? 'Absent' :"
-            " $states.errorOutput.Cause %}"
-        },
-    )
-    states.catch(find, "Find endpoint")
-    register.next(gather).next(model).next(config).next(find).next(deploy)
-    deploy.when(sfn.Condition.jsonata("{% $endpointStatus = 'Absent' %}"), create)
-    deploy.when(sfn.Condition.jsonata("{% $endpointStatus = 'InService' %}"), update)
-    deploy.otherwise(busy)
-    wait = _wait_for_endpoint(states)
+    # Claimed before its adapters are read: what another run adds meanwhile would be lost.
+    register.next(claim).next(turn)
+    turn.when(sfn.Condition.jsonata("{% $claim.claimed %}"), gather)
+    turn.when(sfn.Condition.jsonata(f"{{% $run.wait_for_endpoint and $turns < {TURNS} %}}"), pause.next(claim))
+    turn.otherwise(refused)
+    gather.next(model).next(config).next(deploy)
+    deploy.when(sfn.Condition.jsonata("{% $claim.status = 'Absent' %}"), create)
+    deploy.when(sfn.Condition.jsonata("{% $claim.status = 'InService' %}"), update)
+    deploy.otherwise(not_ready)
     create.next(wait.first)
     update.next(wait.first)
     return Part(register, wait.last)
+
+
+def _pause(count: str) -> str:
+    """JSONata for seconds to wait: short at first, then half a minute."""
+    return f"{{% $min([30, $power(2, $min([5, {count}]))]) %}}"
+
+
+def _claim_endpoint(states: States) -> tasks.LambdaInvoke:
+    return states.invoke(
+        "Claim endpoint",
+        "claim_endpoint",
+        comment="For this run alone; notes what serves now, to go back to",
+        payload={"endpoint_name": "{% $run.endpoint_name %}", "config": "{% $servingName %}"},
+        assign={"claim": "{% $states.result.Payload %}"},
+    )
 
 
 def _register_model(states: States) -> sfn.CustomState:
@@ -125,6 +142,7 @@ def _create_endpoint_config(states: States) -> sfn.CustomState:
             name="{% $servingName %}",
             model="{% $servingName %}",
             instance_type="{% $plan.serving.instance_type %}",
+            num_instances=states.inputs.endpoint.num_instances,
             pools="{% $plan.serving.instance_pools %}" if states.inputs.serving_falls_back else None,
             config_tags=states.tags(),
         ),
@@ -137,18 +155,34 @@ def _create_endpoint(states: States) -> sfn.CustomState:
         "aws-sdk:sagemaker:createEndpoint",
         comment="The first deployment under this name",
         arguments=requests.create_endpoint(
-            name="{% $run.endpoint_name %}", config="{% $servingName %}", endpoint_tags=states.tags()
+            name="{% $run.endpoint_name %}", config="{% $servingName %}", endpoint_tags=_endpoint_tags(states)
         ),
     )
 
 
 def _update_endpoint(states: States) -> sfn.CustomState:
+    endpoint = states.inputs.endpoint
+    alarms = json.dumps({"Alarms": [{"AlarmName": name} for name in endpoint.alarm_names]})
     return states.call(
         "Update endpoint",
         "aws-sdk:sagemaker:updateEndpoint",
-        comment="The old model serves until the new one is healthy",
-        arguments=requests.update_endpoint(name="{% $run.endpoint_name %}", config="{% $servingName %}"),
+        comment="The old model serves until the new one does; alarms bring it back",
+        arguments=requests.update_endpoint(
+            name="{% $run.endpoint_name %}",
+            config="{% $servingName %}",
+            deployment_config=requests.deployment(
+                update=endpoint.update,
+                # The stack has alarms for its own endpoint; it cannot know the others that a run may name.
+                rollback=f"{{% $run.endpoint_name = '{endpoint.name}' ? {alarms} : {{}} %}}",
+            ),
+            retain_count=endpoint.scales,
+        ),
+        assign={"updateBegan": "{% $states.context.State.EnteredTime %}"},
     )
+
+
+def _endpoint_tags(states: States) -> list[dict[str, str]]:
+    return states.tags(usd_per_hour="{% $plan.serving.usd_per_hour %}")
 
 
 def _wait_for_endpoint(states: States) -> Part:
@@ -156,7 +190,7 @@ def _wait_for_endpoint(states: States) -> Part:
         states,
         "Wait for endpoint",
         comment="Short at first, then every 30 seconds",
-        time=sfn.WaitTime.seconds("{% $min([30, $power(2, $polls)]) %}"),
+        time=sfn.WaitTime.seconds(_pause("$polls")),
         assign={"polls": "{% $polls + 1 %}"},
     )
     read = states.call(
@@ -183,17 +217,44 @@ def _wait_for_endpoint(states: States) -> Part:
         assign={"accepted": "{% $states.result.Payload %}"},
         minutes=15,
     )
+    keep = states.invoke(
+        "Accept endpoint",
+        "accept_endpoint",
+        comment="Lets go of the endpoint, and deletes what is too old to go back to",
+        payload={
+            "endpoint_name": "{% $run.endpoint_name %}",
+            "config": "{% $servingName %}",
+            "tags": _endpoint_tags(states),
+        },
+        assign={"endpoint": "{% $states.result.Payload %}"},
+        catch=False,
+    )
+    untidy = sfn.Pass.jsonata(
+        states,
+        "Accepted, not tidied",
+        comment="An accepted endpoint is not taken down for what is left beside it; the record says what is",
+    )
+    keep.add_catch(untidy, errors=["States.ALL"], assign={"endpoint": {"problem": "{% $states.errorOutput.Cause %}"}})
     failed = _problem(
         states,
         "Endpoint did not come",
-        "{% 'endpoint ' & $run.endpoint_name & ' is ' & $endpointStatus & ' after ' & $string($polls) &"
+        cause="{% 'endpoint ' & $run.endpoint_name & ' is ' & $endpointStatus & ' after ' & $string($polls) &"
         " ' looks. ' & $endpointReason %}",
     )
+    rolled_back = _problem(
+        states,
+        "Endpoint was rolled back",
+        error="RolledBack",
+        cause="{% 'SageMaker went back from ' & $servingName & ' to ' & $endpointConfig & ', which serves again. ' &"
+        " $endpointReason %}",
+    )
     wait.next(read).next(serving)
+    accept.next(keep)
     serving.when(
         sfn.Condition.jsonata("{% $endpointStatus = 'InService' and $endpointConfig = $servingName %}"),
         accept,
     )
+    serving.when(sfn.Condition.jsonata("{% $endpointStatus = 'InService' %}"), rolled_back)
     serving.when(
         sfn.Condition.jsonata(
             f"{{% $endpointStatus in ['Creating', 'Updating', 'SystemUpdating', 'RollingBack'] and $polls < {POLLS} %}}"
@@ -201,15 +262,15 @@ def _wait_for_endpoint(states: States) -> Part:
         wait,
     )
     serving.otherwise(failed)
-    return Part(wait, [accept])
+    return Part(wait, [keep, untidy])
 
 
-def _problem(states: States, name: str, cause: str) -> sfn.Pass:
+def _problem(states: States, name: str, *, cause: str, error: str = "EndpointFailed") -> sfn.Pass:
     state = sfn.Pass.jsonata(
         states,
         name,
         comment="The reason, for Explain failure",
-        assign={"failed": {"step": "Wait for endpoint", "error": {"Error": "EndpointFailed", "Cause": cause}}},
+        assign={"failed": {"step": "Wait for endpoint", "error": {"Error": error, "Cause": cause}}},
     )
     state.next(states.explain)
     return state

@@ -16,7 +16,7 @@ import aws_cdk as cdk
 from aws_cdk import aws_logs as logs
 from constructs import Node
 
-from heartbeat import base_weights, catalog, layout, score_gate
+from heartbeat import base_weights, catalog, layout, requests, score_gate
 from heartbeat.job import SettingError
 from stacks.bundling import ROOT
 
@@ -99,6 +99,17 @@ class Settings:
     serving_instance_types: tuple[str, ...] = ()
     """Endpoint instances, best first; where there is no capacity for one the next takes its place, if it has as many
     GPUs to split over. The planner chooses the cheapest of its catalogue when left out."""
+    endpoint_instances: int = 1
+    """Instances of an endpoint, each of which bills; the least where it scales."""
+    endpoint_max_instances: int | None = None
+    """The most that an endpoint scales to; left out, the number is fixed."""
+    endpoint_concurrency: int = 4
+    """Requests at once on one instance that scaling aims at."""
+    endpoint_update: str = "all_at_once"
+    """How traffic moves to a new model: `all_at_once`, `canary` (one instance first) or `rolling`. The last two need
+    endpoint_instances=2; the first two bill twice the instances while an update lasts."""
+    keep_previous: int = 1
+    """How many configurations and models before the one that serves are kept, to go back to by hand."""
     serving_internet: bool = False
     """Let the serving container reach the internet; vLLM needs none, and by default it has no network at all."""
     weight_format: str = "bf16"
@@ -134,6 +145,7 @@ class Settings:
         object.__setattr__(self, "tags", types.MappingProxyType(dict(self.tags)))
         self._check_words()
         self._check_numbers()
+        self._check_update()
         self._check_instances()
         self._check_gate()
 
@@ -249,10 +261,30 @@ class Settings:
             "checkpoint_days": (1, 3650, 14),
             "noncurrent_version_days": (1, 3650, 30),
             "access_log_days": (1, 3650, 90),
+            "endpoint_instances": (1, 100, 1),
+            "endpoint_concurrency": (1, 10_000, 4),
+            "keep_previous": (0, 100, 1),
         }
         for name, (low, high, default) in limits.items():
             if not low <= getattr(self, name) <= high:
                 self._refuse(name, f"must be from {low} to {high}", f"leave it out for {default}")
+
+    def _check_update(self) -> None:
+        most = self.endpoint_max_instances
+        if most is not None and not self.endpoint_instances < most <= 1000:
+            self._refuse(
+                "endpoint_max_instances",
+                f"must be above endpoint_instances={self.endpoint_instances}, and at most 1000",
+                "leave it out for a fixed number",
+            )
+        if self.endpoint_update not in requests.UPDATES:
+            self._refuse("endpoint_update", f"must be one of {', '.join(requests.UPDATES)}", "leave it out")
+        if self.endpoint_update != "all_at_once" and self.endpoint_instances < 2:
+            self._refuse(
+                "endpoint_update",
+                f"moves half of the instances at the most, and endpoint_instances={self.endpoint_instances}",
+                "set endpoint_instances to 2, or leave endpoint_update out",
+            )
 
     def _check_instances(self) -> None:
         if not self.instance_types:

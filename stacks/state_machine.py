@@ -7,12 +7,13 @@ another's data in its output. Every task that fails leaves $failed behind and go
 from __future__ import annotations
 
 from aws_cdk import Duration
+from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_stepfunctions as sfn
 from aws_cdk import aws_stepfunctions_tasks as tasks
 from constructs import Construct
 
 from stacks import base_weights, serving_states, training_states
-from stacks.states import LAMBDA_FAULTS, Inputs, States
+from stacks.states import LAMBDA_FAULTS, Inputs, States, wait_for_sagemaker
 
 
 def run_graph(scope: Construct, id_: str, *, inputs: Inputs) -> sfn.State:
@@ -42,6 +43,24 @@ def run_graph(scope: Construct, id_: str, *, inputs: Inputs) -> sfn.State:
     return start
 
 
+def clean_up_graph(scope: Construct, id_: str, *, function: lambda_.IFunction) -> sfn.State:
+    """The one state that cleans up after an aborted execution. A state machine of its own, since a function that an
+    event calls is called three times at the most, and an endpoint's update may take longer."""
+    state = tasks.LambdaInvoke.jsonata(
+        scope,
+        id_,
+        state_name="Clean up",
+        comment="Ends what the aborted execution left; waits for an endpoint that is being changed",
+        lambda_function=function,
+        payload=sfn.TaskInput.from_text("{% $states.input %}"),
+        task_timeout=sfn.Timeout.duration(Duration.minutes(15)),
+        retry_on_service_exceptions=False,
+    )
+    States.retry(state, LAMBDA_FAULTS)
+    wait_for_sagemaker(state)
+    return state
+
+
 def _begin(states: States) -> sfn.Pass:
     return sfn.Pass.jsonata(
         states,
@@ -57,11 +76,13 @@ def _begin(states: States) -> sfn.Pass:
             "run": {"endpoint_name": states.inputs.defaults["endpoint_name"]},
             "failed": {},
             "training": {},
-            "previousConfig": "{% '' %}",
+            "endpoint": {},
+            "updateBegan": "{% '' %}",
             "brought": False,
             "attempt": 0,
             "tried": [],
             "polls": 0,
+            "turns": 0,
         },
     )
 
@@ -161,13 +182,14 @@ def _explain_failure(states: States) -> tasks.LambdaInvoke:
             "error": "{% $failed.error %}",
             "run_id": "{% $runId %}",
             "endpoint_name": "{% $run.endpoint_name %}",
-            "previous_config": "{% $previousConfig %}",
+            "update_began": "{% $updateBegan %}",
             "state": states.for_report(),
         },
         assign={"explained": "{% $states.result.Payload %}"},
         minutes=15,
         catch=False,
     )
+    wait_for_sagemaker(state)
     state.next(states.failed())
     unexplained = sfn.Fail.jsonata(
         states,

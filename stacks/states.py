@@ -24,6 +24,32 @@ LAMBDA_FAULTS = (
 """Faults of the service itself, before or instead of the handler's answer."""
 
 
+def wait_for_sagemaker(state: tasks.LambdaInvoke) -> None:
+    """Calls the clean-up again while an endpoint is being changed: 9 hours in calls of 13 minutes, longer than an
+    update may take (heartbeat.requests)."""
+    state.add_retry(
+        errors=["StillChanging"],
+        interval=Duration.seconds(5),
+        backoff_rate=1,
+        max_attempts=40,
+        jitter_strategy=sfn.JitterType.FULL,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointInputs:
+    """The app's own endpoint, and how endpoints are deployed to."""
+
+    name: str
+    num_instances: int
+    scales: bool
+    """Whether the number of instances is changed by what is asked of them."""
+    update: str
+    """One of heartbeat.requests.UPDATES."""
+    alarm_names: Sequence[str]
+    """Any of them in alarm during an update brings the old model back."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
     """What the graph refers to."""
@@ -48,6 +74,7 @@ class Inputs:
     weight_format: str
     training_role_arn: str
     endpoint_role_arn: str
+    endpoint: EndpointInputs
 
 
 @dataclass(frozen=True)
@@ -163,8 +190,8 @@ class States(Construct):
         folder = getattr(layout.Run("' & $execution.name & '"), part)
         return f"{{% 's3://{self.inputs.artifact_bucket}/{folder}' %}}"
 
-    def tags(self) -> list[dict[str, str]]:
-        return requests.tags(environment=self.inputs.environment, run="{% $execution.name %}")
+    def tags(self, **more: str) -> list[dict[str, str]]:
+        return requests.tags(environment=self.inputs.environment, run="{% $execution.name %}", **more)
 
     def for_report(self) -> dict[str, str]:
         """What the report shows of the execution beside the files of the run's folder."""
@@ -172,6 +199,7 @@ class States(Construct):
             "run": "{% $run %}",
             "training": "{% $training %}",
             "tried": "{% $tried %}",
+            "endpoint": "{% $endpoint %}",
             "started": "{% $states.context.Execution.StartTime %}",
         }
 

@@ -38,9 +38,9 @@ def definition() -> dict[str, Any]:
         made = heartbeat_app.make_app(out)
         heartbeat_app.compose(made, Settings.from_context(made.node, "dev"))
         template = made.synth().get_stack_by_name("HeartBeat-dev-Pipeline").template
-    machines = [item for item in template["Resources"].values() if item["Type"] == "AWS::StepFunctions::StateMachine"]
-    (run,) = (item for item in machines if item["Properties"]["StateMachineName"] == "HeartBeat-dev")
-    parts = run["Properties"]["DefinitionString"]["Fn::Join"][1]
+    properties = [item["Properties"] for item in template["Resources"].values()]
+    (machine,) = (item for item in properties if item.get("StateMachineName") == "HeartBeat-dev")
+    parts = machine["DefinitionString"]["Fn::Join"][1]
     found: dict[str, Any] = json.loads("".join(part if isinstance(part, str) else "…" for part in parts))
     return found
 

@@ -11,13 +11,14 @@ from functools import partial
 
 from botocore.exceptions import ClientError
 
+from heartbeat import layout, requests
 from heartbeat.cli import executions, screen
 from heartbeat.cli.account import App, client, connect, is_local, where
 from heartbeat.cli.errors import Failed, UserError
-from heartbeat.cli.status import endpoints, training_jobs
+from heartbeat.cli.status import endpoints, is_of, training_jobs
 from heartbeat.cli.watch import AWS_SECONDS, LOCAL_SECONDS
 
-_GONE = ("Could not find", "does not exist", "not found", "training job is in status")
+_GONE = ("Could not find", "does not exist", "not found", "No scalable target", "training job is in status")
 """Of what ended by itself between the look and the call."""
 _STOP_SECONDS = 300
 _ENDPOINT_SECONDS = 3600
@@ -69,6 +70,7 @@ def actions(app: App) -> Iterator[Action]:
         yield Action(RUN, item["name"], partial(stepfunctions.stop_execution, executionArn=arn))
     for job in training_jobs(app.environment):
         yield Action("training job", job.name, partial(sagemaker.stop_training_job, TrainingJobName=job.name))
+    yield from _scaling(app.environment)
     for endpoint in endpoints(app.environment):
         yield Action("endpoint", endpoint.name, partial(_delete_endpoint, endpoint.name))
     stem = f"hb-{app.environment}-"
@@ -76,11 +78,27 @@ def actions(app: App) -> Iterator[Action]:
         yield Action("endpoint configuration", name, partial(sagemaker.delete_endpoint_config, EndpointConfigName=name))
     for name in _names("list_models", "Models", "ModelName", NameContains=stem):
         yield Action("model", name, partial(sagemaker.delete_model, ModelName=name))
+    s3, bucket = client("s3"), app.artifact_bucket
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=layout.ENDPOINTS):
+        for item in page.get("Contents", []):  # they name configurations that are gone after this
+            key = item["Key"]
+            yield Action("record of an endpoint", key, partial(s3.delete_object, Bucket=bucket, Key=key))
     # A group that holds versions cannot be deleted, and with it the stack.
     group = f"heartbeat-{app.environment}"
     for arn in _names("list_model_packages", "ModelPackageSummaryList", "ModelPackageArn", ModelPackageGroupName=group):
         name = arn.split("/", 1)[-1]
         yield Action("registered model", name, partial(sagemaker.delete_model_package, ModelPackageName=arn))
+
+
+def _scaling(environment: str) -> Iterator[Action]:
+    """Of endpoints, those too that were deleted by hand: their alarms bill on."""
+    scaling = client("application-autoscaling")
+    for page in scaling.get_paginator("describe_scalable_targets").paginate(ServiceNamespace="sagemaker"):
+        for target in page["ScalableTargets"]:
+            kind, name = target["ResourceId"].split("/")[:2]
+            if kind == "endpoint" and is_of(name, environment):
+                end = partial(scaling.deregister_scalable_target, **requests.scaled_variant(name))
+                yield Action("scaling of an endpoint", name, end)
 
 
 def _delete_endpoint(name: str) -> None:

@@ -47,7 +47,7 @@ def endpoints(environment: str) -> list[Running]:
     sagemaker = client("sagemaker")
     pages = sagemaker.get_paginator("list_endpoints").paginate(NameContains=f"heartbeat-{environment}")
     names = [item["EndpointName"] for page in pages for item in page["Endpoints"]]
-    return [_endpoint(sagemaker.describe_endpoint(EndpointName=name)) for name in names if _is_of(name, environment)]
+    return [_endpoint(sagemaker.describe_endpoint(EndpointName=name)) for name in names if is_of(name, environment)]
 
 
 def training_jobs(environment: str) -> list[Running]:
@@ -59,7 +59,7 @@ def training_jobs(environment: str) -> list[Running]:
     return [_job(sagemaker.describe_training_job(TrainingJobName=name)) for name in names]
 
 
-def _is_of(endpoint: str, environment: str) -> bool:
+def is_of(endpoint: str, environment: str) -> bool:
     """`heartbeat-dev` and `heartbeat-dev-canary` are of dev; `heartbeat-development` is not."""
     stem = f"heartbeat-{environment}"
     return endpoint == stem or endpoint.startswith(f"{stem}-")

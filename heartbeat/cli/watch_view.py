@@ -135,7 +135,7 @@ def note(row: Row, run: Run) -> str:
     parts = [run.notes.get(row.name, "")]
     if row.error and not row.running and not parts[0]:
         parts = [short(row.error) or row.why]
-    if row.tries > 1 and row.name != "Wait for endpoint":
+    if row.tries > 1 and row.name not in {"Claim endpoint", "Wait for endpoint"}:
         parts.append(f"{row.tries} tries")
     return ", ".join(part for part in parts if part)
 

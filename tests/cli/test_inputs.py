@@ -17,7 +17,7 @@ from heartbeat.cli.endpoint import shown
 from heartbeat.cli.errors import UserError
 from heartbeat.cli.parser import parse
 from heartbeat.cli.run import execution_input
-from heartbeat.cli.status import Running, _is_of, _price_notes
+from heartbeat.cli.status import Running, _price_notes, is_of
 from stacks.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -169,7 +169,7 @@ def test_the_cdks_log_tells_where_it_is(line: str, stage: str | None) -> None:
     ],
 )
 def test_only_the_environments_own_endpoints_are_its(endpoint: str, mine: bool) -> None:
-    assert _is_of(endpoint, "dev") is mine
+    assert is_of(endpoint, "dev") is mine
 
 
 def test_what_bills_now_says_from_when_its_prices_are() -> None:

@@ -199,6 +199,76 @@ def test_an_update_replaces_the_old_one(account: Account, image: str, role: str)
     assert invoke(account, name, "after")["name"] == "new"
 
 
+def rollback_alarm(account: Account, endpoint: str) -> str:
+    """An alarm on more than 5% of a minute's calls answered 5xx; no call is no alarm."""
+    name = account.name("alarm")
+    account.client("cloudwatch").put_metric_alarm(
+        AlarmName=name,
+        Namespace="AWS/SageMaker",
+        MetricName="Invocation5XXErrors",
+        Dimensions=[{"Name": "EndpointName", "Value": endpoint}, {"Name": "VariantName", "Value": "main"}],
+        Statistic="Average",
+        Period=60,
+        EvaluationPeriods=1,
+        Threshold=0.05,
+        ComparisonOperator="GreaterThanThreshold",
+        TreatMissingData="notBreaching",
+    )
+    return name
+
+
+def update(account: Account, name: str, config_name: str, alarm: str) -> None:
+    account.client("sagemaker").update_endpoint(
+        EndpointName=name,
+        EndpointConfigName=config_name,
+        DeploymentConfig={
+            "BlueGreenUpdatePolicy": {
+                "TrafficRoutingConfiguration": {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": 600}
+            },
+            "AutoRollbackConfiguration": {"Alarms": [{"AlarmName": alarm}]},
+        },
+    )
+
+
+def test_an_alarm_brings_the_old_one_back(account: Account, image: str, role: str) -> None:
+    old = config(account, model(account, image, role, Environment={"NAME": "old"}))
+    new = config(account, model(account, image, role, Environment={"NAME": "new"}))
+    name = deploy(account, old)["EndpointName"]
+    alarm = rollback_alarm(account, name)
+    account.server.set_faults(baking_seconds=30)
+    update(account, name, new, alarm)
+    described = account.client("sagemaker").describe_endpoint(EndpointName=name)
+    assert described["PendingDeploymentSummary"]["EndpointConfigName"] == new
+    wait_for(lambda: invoke(account, name, "who serves?")["name"] == "new")  # it has the traffic while it bakes
+    account.server.set_faults(baking_seconds=30, endpoint={"answer_status": 500})
+    for _ in range(10):
+        with pytest.raises(ClientError, match="ModelError"):
+            invoke(account, name, "hello")
+    account.server.set_faults()
+    endpoint = wait_for(lambda: in_service(account, name))
+    assert endpoint["EndpointConfigName"] == old
+    assert alarm in endpoint["FailureReason"]
+    assert "PendingDeploymentSummary" not in endpoint
+    assert invoke(account, name, "after")["name"] == "old"
+
+
+def test_an_update_without_calls_is_not_undone(account: Account, image: str, role: str) -> None:
+    name = deploy(account, config(account, model(account, image, role)))["EndpointName"]
+    alarm = rollback_alarm(account, name)
+    account.client("cloudwatch").set_alarm_state(AlarmName=alarm, StateValue="ALARM", StateReason="of long ago")
+    new = config(account, model(account, image, role))
+    update(account, name, new, alarm)
+    endpoint = wait_for(lambda: in_service(account, name))
+    assert endpoint["EndpointConfigName"] == new
+    with pytest.raises(ClientError, match="do not exist"):
+        update(account, name, new, "no-such-alarm")
+
+
+def in_service(account: Account, name: str) -> dict[str, Any] | None:
+    described: dict[str, Any] = account.client("sagemaker").describe_endpoint(EndpointName=name)
+    return described if described["EndpointStatus"] == "InService" else None
+
+
 def test_errors_of_the_container_are_model_errors(account: Account, image: str, role: str) -> None:
     name = deploy(account, config(account, model(account, image, role)))["EndpointName"]
     with pytest.raises(ClientError, match="not like this") as refused:

@@ -7,7 +7,9 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,27 @@ class Cloud:
             for event in page["events"]
             if "stateEnteredEventDetails" in event
         ]
+
+    def entered(self, arn: str, state: str) -> datetime:
+        """When a state was first entered."""
+        pages = self.client("stepfunctions").get_paginator("get_execution_history").paginate(executionArn=arn)
+        times: list[datetime] = [
+            event["timestamp"]
+            for page in pages
+            for event in page["events"]
+            if event.get("stateEnteredEventDetails", {}).get("name") == state
+        ]
+        return times[0]
+
+    def forget_deployments(self) -> None:
+        """Deletes all records of endpoints, and models and configurations of former runs."""
+        s3, sagemaker, bucket = self.client("s3"), self.client("sagemaker"), self.outputs["ArtifactBucketName"]
+        for item in s3.list_objects_v2(Bucket=bucket, Prefix="endpoints/").get("Contents", []):
+            s3.delete_object(Bucket=bucket, Key=item["Key"])
+        for item in sagemaker.list_endpoint_configs()["EndpointConfigs"]:
+            sagemaker.delete_endpoint_config(EndpointConfigName=item["EndpointConfigName"])
+        for item in sagemaker.list_models()["Models"]:
+            sagemaker.delete_model(ModelName=item["ModelName"])
 
     def wait_for_state(self, arn: str, name: str) -> None:
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -190,15 +213,22 @@ def cdk(server: Server, *arguments: str) -> str:
 
 @pytest.fixture(scope="session")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    root = tmp_path_factory.mktemp("aws")
+    with deployed(tmp_path_factory.mktemp("aws")) as cloud:
+        yield cloud
+
+
+@contextmanager
+def deployed(root: Path, *settings: str) -> Iterator[Cloud]:
+    """An AWS with the app in it, a base model and the default dataset; `settings` are `name=value` of dev."""
     with fake_hub.serve() as hub, start(root) as server:
         cdk(server, "bootstrap", "--output", str(root / "cdk.out"))
         own = [
-            "heartbeat.dev.gate_file=tests/pipeline/gate.toml",
-            f"heartbeat.dev.hub_url={hub.url}",
-            f'heartbeat.dev.extra_model_buckets=["{MODEL_BUCKET}"]',
+            "gate_file=tests/pipeline/gate.toml",
+            f"hub_url={hub.url}",
+            f'extra_model_buckets=["{MODEL_BUCKET}"]',
+            *settings,
         ]
-        context = [word for setting in own for word in ("-c", setting)]
+        context = [word for setting in own for word in ("-c", f"heartbeat.dev.{setting}")]
         cdk(server, "deploy", "--all", "--require-approval", "never", "--output", str(root / "cdk.out"), *context)
         described = server.client("cloudformation").describe_stacks(StackName="HeartBeat-dev-Pipeline")["Stacks"][0]
         outputs = {item["OutputKey"]: item["OutputValue"] for item in described["Outputs"]}

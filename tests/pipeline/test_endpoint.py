@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from heartbeat import client, metrics, requests
-from tests.pipeline.conftest import QUICK, Cloud, Outcome, delete_endpoint
+from heartbeat.execution import run_id
+from tests.pipeline.conftest import PATIENCE_SECONDS, QUICK, Cloud, Outcome, delete_endpoint
 
 
 def ask(cloud: Cloud, endpoint: str, model: str) -> str:
@@ -23,9 +25,10 @@ def ask(cloud: Cloud, endpoint: str, model: str) -> str:
 
 @pytest.fixture(scope="module")
 def first(cloud: Cloud) -> Iterator[Outcome]:
-    """A run that made the endpoint."""
+    """A run that made the endpoint, of which nothing was left before."""
     name = cloud.outputs["EndpointName"]
     delete_endpoint(cloud, name)
+    cloud.forget_deployments()
     outcome = cloud.run(hyperparameters=QUICK)
     assert outcome.status == "SUCCEEDED", outcome.cause
     yield outcome
@@ -63,15 +66,117 @@ def test_trains_passes_and_serves(cloud: Cloud, first: Outcome) -> None:
     packages = cloud.client("sagemaker").list_model_packages(ModelPackageGroupName="heartbeat-dev")
     assert packages["ModelPackageSummaryList"]
 
+    endpoint_arn = cloud.wait_for_endpoint(endpoint)["EndpointArn"]
+    price = {"Key": "heartbeat:usd_per_hour", "Value": f"{record['plan']['serving']['usd_per_hour']:.2f}"}
+    assert price in cloud.client("sagemaker").list_tags(ResourceArn=endpoint_arn)["Tags"]
+    assert record["plan"]["endpoint"]["instances_while_updating"] == 2
+    assert record["plan"]["endpoint"]["usd_per_month"] == record["plan"]["endpoint"]["usd_per_hour"] * 730
 
-def test_a_bad_update_goes_back_to_what_served(cloud: Cloud, first: Outcome) -> None:
-    cloud.server.set_faults(endpoint={"answer_status": 500})
-    second = cloud.run(hyperparameters={**QUICK, "SEED": 1})
+
+def record_of(cloud: Cloud) -> dict[str, Any]:
+    """What the app remembers of its endpoint."""
+    found: dict[str, Any] = json.loads(cloud.read(f"endpoints/{cloud.outputs['EndpointName']}.json"))
+    return found
+
+
+def serving(cloud: Cloud) -> str:
+    """The configuration that the app's endpoint serves, once it is settled."""
+    return str(cloud.wait_for_endpoint(cloud.outputs["EndpointName"])["EndpointConfigName"])
+
+
+def wait_until_it_bakes(cloud: Cloud, arn: str) -> None:
+    """Until the run's update has given its model the traffic, and SageMaker watches the alarms."""
+    deadline, name = time.monotonic() + PATIENCE_SECONDS, cloud.outputs["EndpointName"]
+    while True:
+        found = cloud.client("sagemaker").describe_endpoint(EndpointName=name).get("PendingDeploymentSummary", {})
+        if found.get("EndpointConfigName", "").startswith(run_id("dev", arn)) and "Baking" in str(found):
+            return
+        assert time.monotonic() < deadline, f"{arn} does not bake: {found}, {cloud.states(arn)[-1:]}"
+        time.sleep(0.1)
+
+
+@pytest.mark.usefixtures("first")
+def test_an_alarm_during_an_update_brings_the_old_model_back(cloud: Cloud) -> None:
+    before = serving(cloud)
+    cloud.server.set_faults(baking_seconds=PATIENCE_SECONDS)
+    arn = cloud.start(hyperparameters=QUICK)
+    wait_until_it_bakes(cloud, arn)
+    alarm = "HeartBeat-dev-rollback-5xx"
+    cloud.client("cloudwatch").set_alarm_state(AlarmName=alarm, StateValue="ALARM", StateReason="a test")
+    outcome = cloud.wait(arn)
+    assert (outcome.status, outcome.error) == ("FAILED", "RolledBack"), outcome.cause
+    assert f"Alarms that went off: {alarm}." in outcome.cause
+    assert "Acceptance check" not in cloud.states(arn)
+    assert cloud.left_behind(outcome.stem) == []
+    assert serving(cloud) == before
+    assert record_of(cloud) == {"holder": None, "previous_config": None, "accepted": [before], "unaccepted": []}
+
+
+@pytest.mark.usefixtures("first")
+def test_stopping_a_run_during_its_update_goes_back_to_what_served(cloud: Cloud) -> None:
+    """SageMaker cannot be stopped: the update ends first, and what it ends in was never accepted."""
+    before = serving(cloud)
+    cloud.server.set_faults(baking_seconds=PATIENCE_SECONDS)
+    arn = cloud.start(hyperparameters=QUICK)
+    wait_until_it_bakes(cloud, arn)
+    cloud.client("stepfunctions").stop_execution(executionArn=arn)
+    stem = cloud.wait(arn).stem
+    time.sleep(3)  # the clean-up has looked, and waits
+    assert len(cloud.left_behind(stem)) == 2  # the configuration that the endpoint is on its way to, and its model
     cloud.server.set_faults()
-    assert (second.status, second.error) == ("FAILED", "RolledBack"), second.cause
-    endpoint = cloud.wait_for_endpoint(cloud.outputs["EndpointName"])
-    assert endpoint["EndpointStatus"] == "InService"
-    assert endpoint["EndpointConfigName"].startswith(first.stem)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while record_of(cloud)["holder"]:
+        assert time.monotonic() < deadline, record_of(cloud)
+        time.sleep(0.2)
+    assert serving(cloud) == before
+    (unaccepted,) = record_of(cloud)["unaccepted"]
+    assert unaccepted.startswith(stem)
+
+
+@pytest.mark.usefixtures("first")
+def test_a_second_run_is_refused_if_it_will_not_wait(cloud: Cloud) -> None:
+    before = serving(cloud)
+    refused = cloud.start(hyperparameters=QUICK, approve=True, wait_for_endpoint=False)
+    token = json.loads(cloud.wait_for_file(refused, "approval.json"))["task_token"]
+    cloud.server.set_faults(baking_seconds=PATIENCE_SECONDS)
+    holder = cloud.start(hyperparameters=QUICK)
+    wait_until_it_bakes(cloud, holder)
+    cloud.client("stepfunctions").send_task_success(taskToken=token, output="{}")
+    outcome = cloud.wait(refused)
+    assert (outcome.status, outcome.error) == ("FAILED", "EndpointBusy"), outcome.cause
+    assert holder.rsplit(":", 1)[-1] in outcome.cause
+    assert "What to do: " in outcome.cause
+    assert cloud.left_behind(outcome.stem) == []
+    cloud.server.set_faults()
+    accepted = cloud.wait(holder)
+    assert accepted.status == "SUCCEEDED", accepted.cause
+    assert serving(cloud).startswith(accepted.stem)
+    assert record_of(cloud)["accepted"] == [serving(cloud), before]
+
+
+def test_two_runs_at_once_take_turns_and_tidy_up(cloud: Cloud, first: Outcome) -> None:
+    cloud.server.set_faults(baking_seconds=5)
+    names = ("castor", "pollux")
+    # Both as the first run was, which was accepted: this asks about turns, not about what another seed learns.
+    runs = [cloud.start(hyperparameters=QUICK, adapter_name=name) for name in names]
+    outcomes = [cloud.wait(arn) for arn in runs]
+    assert [outcome.status for outcome in outcomes] == ["SUCCEEDED"] * 2, "\n".join(each.cause for each in outcomes)
+    times = sorted((cloud.entered(arn, "Update endpoint"), cloud.entered(arn, "Report"), arn) for arn in runs)
+    assert times[0][1] < times[1][0], "the second changed the endpoint before the first one's was accepted"
+    assert "Wait for turn" in cloud.states(times[1][2])
+    # Neither name is lost: the second gathered what the first had added. An endpoint refuses a name that it lacks.
+    castor, pollux, base = (ask(cloud, cloud.outputs["EndpointName"], name) for name in (*names, requests.BASE_NAME))
+    assert castor == pollux != base
+    # The two that were accepted last are kept, with their models: what serves, and one to go back to.
+    kept = record_of(cloud)
+    assert [name[: len(outcomes[0].stem)] for name in kept["accepted"]] == [run_id("dev", t[2]) for t in times[::-1]]
+    assert (kept["holder"], kept["unaccepted"]) == (None, [])
+    sagemaker = cloud.client("sagemaker")
+    configs = sagemaker.list_endpoint_configs(NameContains="hb-dev-")["EndpointConfigs"]
+    models = sagemaker.list_models(NameContains="hb-dev-")["Models"]
+    assert {item["EndpointConfigName"] for item in configs} == set(kept["accepted"])
+    assert {item["ModelName"] for item in models} == set(kept["accepted"])
+    assert cloud.read(f"runs/{first.arn.rsplit(':', 1)[-1]}/adapter/adapter_model.safetensors")
 
 
 @pytest.mark.usefixtures("first")
@@ -85,7 +190,7 @@ def test_a_second_name_is_served_beside_the_first_and_replaced_alone(cloud: Clou
     assert len({stanley, ask(cloud, name, "canary"), ask(cloud, name, requests.BASE_NAME)}) == 3
     assert ask(cloud, name, requests.TUNED_NAME) == stanley
 
-    # Trained as the first one was, it is the same adapter.
+    # Trained as the one beside it was, it is the same adapter.
     replaced = cloud.run(hyperparameters=QUICK, adapter_name="canary")
     assert replaced.status == "SUCCEEDED", replaced.cause
     assert ask(cloud, name, "canary") == ask(cloud, name, requests.TUNED_NAME) == stanley
@@ -98,7 +203,7 @@ def test_a_good_update_serves_the_new_adapter(cloud: Cloud) -> None:
     second = cloud.run(hyperparameters={**QUICK, "SEED": 1})
     assert second.status == "SUCCEEDED", second.cause
     assert "Update endpoint" in cloud.states(second.arn)
-    assert cloud.wait_for_endpoint(name)["EndpointConfigName"].startswith(second.stem)
+    assert serving(cloud).startswith(second.stem)
     assert ask(cloud, name, requests.TUNED_NAME) != before
 
 
@@ -113,3 +218,14 @@ def test_an_answer_is_streamed_and_says_the_same(cloud: Cloud, first: Outcome) -
     assert said.message["content"].strip() == whole["content"]
     with pytest.raises(client.EndpointError, match="model 'nobody' is not served; the models are base, "):
         client.stream(name, question, model="nobody", runtime=runtime)
+
+
+@pytest.mark.usefixtures("first")
+def test_a_bad_update_goes_back_to_what_served(cloud: Cloud) -> None:
+    """Last of these: its errors have the alarms on for a minute."""
+    before = serving(cloud)
+    cloud.server.set_faults(endpoint={"answer_status": 500})
+    second = cloud.run(hyperparameters=QUICK)
+    cloud.server.set_faults()
+    assert (second.status, second.error) == ("FAILED", "RolledBack"), second.cause
+    assert serving(cloud) == before

@@ -36,6 +36,7 @@ AFTER_TRAINING = [
     ("ReadTrainingRole", "s3:GetObject"),
     ("TrainingRole", "s3:PutObject"),
     ("StateMachineRole", "sagemaker:CreateModelPackage"),
+    ("ClaimEndpointRole", "s3:PutObject"),
     ("GatherAdaptersRole", "sagemaker:DescribeEndpoint"),
     ("StateMachineRole", "sagemaker:CreateEndpoint"),
     ("EndpointRole", "s3:GetObject"),

@@ -26,11 +26,11 @@ CDK_JSON = json.loads((bundling.ROOT / "cdk.json").read_text(encoding="utf-8"))
 
 UNTAGGABLE = {
     "AWS::IAM::Policy",
-    "AWS::Lambda::Permission",
     "AWS::S3::BucketPolicy",
     "AWS::SNS::Subscription",
     "AWS::SNS::TopicPolicy",
     "Custom::S3AutoDeleteObjects",
+    "Custom::WhatRunsLeft",
     # The CDK's own function that empties buckets, and its role.
     "AWS::IAM::Role",
     "AWS::Lambda::Function",

@@ -22,6 +22,7 @@ WITHOUT_RESOURCE = {
     "logs:PutResourcePolicy": "likewise",
     "logs:UpdateLogDelivery": "likewise",
     "sagemaker:ListEndpointConfigs": "shows names only",
+    "sagemaker:ListEndpoints": "shows names only",
     "sagemaker:ListModels": "shows names only",
     "sagemaker:ListTrainingJobs": "shows names only",
     "xray:GetSamplingRules": "tracing has no resources",
@@ -99,8 +100,8 @@ def test_data_and_models_are_reached_by_prefix(templates: Mapping[str, Template]
     for where, statement in statements(templates):
         for resource in map(text, listed(statement["Resource"])):
             if any(action.endswith("Object") for action in listed(statement["Action"])):
-                prefixes = r"/(datasets|base-models|runs|checkpoints)/\*$|/[0-9a-f]{64}\.zip$|:(models-)?elsewhere/\*$"
-                assert re.search(prefixes, resource), where
+                own = r"/(datasets|base-models|runs|checkpoints|endpoints)/\*$|/[0-9a-f]{64}\.zip$"
+                assert re.search(rf"{own}|:(models-)?elsewhere/\*$", resource), where
 
 
 def test_one_role_reads_the_token_and_writes_base_weights(templates: Mapping[str, Template]) -> None:

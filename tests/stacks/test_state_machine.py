@@ -26,7 +26,9 @@ Definition = dict[str, Any]
 _ROOT = Path(__file__).resolve().parents[2]
 _ARN = "arn:aws:states:us-east-1:123456789012:execution:HeartBeat-dev:a-run"
 
-MACHINES = ("HeartBeat-dev", "HeartBeat-dev-Weights")
+EXPLAINED = ("HeartBeat-dev", "HeartBeat-dev-Weights")
+"""State machines whose failures go through `Explain failure`."""
+MACHINES = (*EXPLAINED, "HeartBeat-dev-CleanUp")
 
 NAMED_IN_THE_DESIGN = (
     "Check dataset",
@@ -70,6 +72,7 @@ VARIABLES: dict[str, Any] = {
         "hyperparameters": {"MODEL": "m"},
         "serving": {
             "instance_type": "ml.p4d.24xlarge",
+            "usd_per_hour": "25.25",
             "instance_pools": requests.instance_pools(["ml.p4d.24xlarge"]),
             "max_lora_rank": 16,
             "container": {"tensor_parallel_size": 8, "max_model_len": 8192},
@@ -193,7 +196,7 @@ def test_every_request_is_one_the_service_takes(any_definition: Definition) -> N
 
 
 @pytest.mark.parametrize(
-    "name", ["Train", "Create model", "Find endpoint", "Build image", "Register model", "Bring base weights"]
+    "name", ["Train", "Create model", "Update endpoint", "Build image", "Register model", "Bring base weights"]
 )
 def test_a_wrong_argument_name_is_noticed(name: str, definition: Definition) -> None:
     broken = copy.deepcopy(definition)
@@ -229,6 +232,73 @@ def test_the_instances_are_the_cards(definition: Definition) -> None:
     assert defaults["instance_types"] == ["ml.p4d.24xlarge", "ml.p3.8xlarge", "ml.g5.12xlarge"]
 
 
+def test_an_update_is_undone_by_the_stacks_alarms(definition: Definition, templates: Mapping[str, Any]) -> None:
+    alarms = [
+        item["Properties"]
+        for item in templates["dev-Pipeline"]["Resources"].values()
+        if item["Type"] == "AWS::CloudWatch::Alarm"
+    ]
+    assert {each["MetricName"] for each in alarms} == {
+        "Invocation5XXErrors",
+        "InvocationModelErrors",
+        "ModelLatency",
+    }
+    assert {each["TreatMissingData"] for each in alarms} == {"notBreaching"}
+    expression = definition["States"]["Update endpoint"]["Arguments"]["DeploymentConfig"]["AutoRollbackConfiguration"]
+    named = evaluate(expression, VARIABLES)["Alarms"]
+    assert len(named) == len(alarms)
+    other = {**VARIABLES, "run": {**VARIABLES["run"], "endpoint_name": "heartbeat-dev-canary"}}
+    assert evaluate(expression, other) == {}  # there are no alarms on it
+
+
+@pytest.mark.parametrize(
+    ("claimed", "waits", "turns", "expected"),
+    [
+        (True, False, 0, "Gather adapters"),
+        (False, True, 0, "Wait for turn"),
+        (False, True, 480, "Endpoint is taken"),
+        (False, False, 0, "Endpoint is taken"),
+    ],
+)
+def test_whose_turn_it_is(definition: Definition, claimed: bool, waits: bool, turns: int, expected: str) -> None:
+    variables = {"claim": {"claimed": claimed}, "run": {"wait_for_endpoint": waits}, "turns": turns}
+    assert choice(definition, "Our turn?", variables) == expected
+
+
+@pytest.mark.parametrize(
+    ("status", "config", "polls", "expected"),
+    [
+        ("InService", "new", 3, "Acceptance check"),
+        ("InService", "old", 3, "Endpoint was rolled back"),
+        ("Updating", "old", 3, "Wait for endpoint"),
+        ("RollingBack", "old", 3, "Wait for endpoint"),
+        ("UpdateRollbackFailed", "old", 3, "Endpoint did not come"),
+        ("Failed", "new", 3, "Endpoint did not come"),
+        ("Updating", "old", 1000, "Endpoint did not come"),
+    ],
+)
+def test_a_rollback_is_told_from_a_success(
+    definition: Definition, status: str, config: str, polls: int, expected: str
+) -> None:
+    variables = {"endpointStatus": status, "endpointConfig": config, "servingName": "new", "polls": polls}
+    assert choice(definition, "In service?", variables) == expected
+
+
+def choice(definition: Definition, name: str, variables: dict[str, Any]) -> str:
+    """Where a Choice goes on."""
+    state = definition["States"][name]
+    for rule in state["Choices"]:
+        if evaluate(rule["Condition"], variables):
+            return str(rule["Next"])
+    return str(state["Default"])
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 900, 5000])
+def test_pauses_are_half_a_minute_at_the_most(definition: Definition, count: int) -> None:
+    for name in ("Wait for endpoint", "Wait for turn"):
+        assert 1 <= evaluate(definition["States"][name]["Seconds"], {"polls": count, "turns": count}) <= 30
+
+
 def test_job_names_are_unique_and_short(definition: Definition) -> None:
     expression = definition["States"]["Train"]["Arguments"]["TrainingJobName"]
     assert "$uuid()" in expression
@@ -253,8 +323,8 @@ def test_states_explain_themselves(any_definition: Definition) -> None:
     assert any_definition["QueryLanguage"] == "JSONata"
 
 
-def test_tasks_time_out_retry_and_catch(any_definition: Definition) -> None:
-    for name, state in any_definition["States"].items():
+def test_tasks_time_out_retry_and_catch(explained_definition: Definition) -> None:
+    for name, state in explained_definition["States"].items():
         if state["Type"] != "Task":
             continue
         assert state["TimeoutSeconds"], name
@@ -262,9 +332,9 @@ def test_tasks_time_out_retry_and_catch(any_definition: Definition) -> None:
         assert "States.ALL" in state["Catch"][-1]["ErrorEquals"], name
 
 
-def test_failures_reach_the_explanation_with_their_step(any_definition: Definition) -> None:
+def test_failures_reach_the_explanation_with_their_step(explained_definition: Definition) -> None:
     named = set()
-    for name, state in any_definition["States"].items():
+    for name, state in explained_definition["States"].items():
         for catch in state.get("Catch", []):
             if catch["Next"] == "Explain failure":
                 assert catch["Assign"]["failed"] == {"step": name, "error": "{% $states.errorOutput %}"}
@@ -287,6 +357,15 @@ def test_every_step_that_fails_has_a_name(any_definition: Definition) -> None:
         assert failures.explain(step=step, error="States.Timeout", cause=None).what == (
             f"{step} did not end within its time limit."
         )
+
+
+def test_a_clean_up_waits_as_long_as_an_update_may_take(definition: Definition, templates: Mapping[str, Any]) -> None:
+    clean_up = _definition(_machine(templates, MACHINES[2]))["States"]["Clean up"]
+    assert clean_up["Arguments"]["Payload"] == "{% $states.input %}"
+    for state in (clean_up, definition["States"]["Explain failure"]):
+        (retry,) = (item for item in state["Retry"] if item["ErrorEquals"] == ["StillChanging"])
+        assert retry["MaxAttempts"] * 780 > requests.ROLLING_SECONDS >= requests.BLUE_GREEN_SECONDS
+        assert state["TimeoutSeconds"] > 780
 
 
 @pytest.mark.parametrize("name", MACHINES)
@@ -315,6 +394,11 @@ def _machine(templates: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module", params=MACHINES)
 def any_definition(templates: Mapping[str, Any], request: pytest.FixtureRequest) -> Definition:
+    return _definition(_machine(templates, request.param))
+
+
+@pytest.fixture(scope="module", params=EXPLAINED)
+def explained_definition(templates: Mapping[str, Any], request: pytest.FixtureRequest) -> Definition:
     return _definition(_machine(templates, request.param))
 
 

@@ -25,6 +25,7 @@ def test_an_empty_input_is_the_defaults() -> None:
     assert request.max_runtime_seconds == 28800
     assert request.deploy
     assert not request.approve
+    assert request.wait_for_endpoint
     assert request.to_dict()["instance_types"] == ["ml.p4d.24xlarge"]
 
 

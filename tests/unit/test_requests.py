@@ -16,7 +16,8 @@ from heartbeat import requests
 from heartbeat.container_settings import MAX_ADAPTERS, ContainerSettings
 from tests.unit.test_container_settings import SETTINGS
 
-_SERVICE = botocore.session.get_session().get_service_model("sagemaker")
+_SESSION = botocore.session.get_session()
+_SERVICE = _SESSION.get_service_model("sagemaker")
 _TAGS = requests.tags(environment="dev", run="a-run")
 _ROLE = "arn:aws:iam::123456789012:role/a-role"
 _KEY = "arn:aws:kms:us-east-1:123456789012:key/00000000-0000-0000-0000-000000000000"
@@ -77,13 +78,22 @@ BODIES: dict[str, dict[str, Any]] = {
         config_tags=_TAGS,
     ),
     "CreateEndpoint": requests.create_endpoint(name="heartbeat-dev", config="hb-dev-1", endpoint_tags=_TAGS),
-    "UpdateEndpoint": requests.update_endpoint(name="heartbeat-dev", config="hb-dev-1"),
+    **{
+        f"UpdateEndpoint {update}": requests.update_endpoint(
+            name="heartbeat-dev",
+            config="hb-dev-1",
+            deployment_config=requests.deployment(update=update, rollback={"Alarms": [{"AlarmName": "an-alarm"}]}),
+            retain_count=update != "all_at_once",
+        )
+        for update in requests.UPDATES
+    },
 }
+"""By operation, and what else tells bodies of one apart."""
 
 
 def problems(operation: str, body: dict[str, Any]) -> list[str]:
     """What botocore's model of `operation` says against `body`: names, types, lengths, enums and patterns."""
-    shape = _SERVICE.operation_model(operation.split(" ")[0]).input_shape
+    shape = _SERVICE.operation_model(operation.split()[0]).input_shape
     report = ParamValidator().validate(body, shape)
     return [*([report.generate_report()] if report.has_errors() else []), *_against(shape, body, operation)]
 
@@ -118,6 +128,41 @@ def test_a_misspelt_member_is_noticed(operation: str) -> None:
     body = dict(BODIES[operation])
     name, value = body.popitem()
     assert problems(operation, {**body, name + "x": value})
+
+
+@pytest.mark.parametrize("update", requests.UPDATES)
+def test_an_update_has_time_for_its_alarms_to_speak(update: str) -> None:
+    body = requests.deployment(update=update, rollback={})
+    policies = {name: policy for name, policy in body.items() if name.endswith("UpdatePolicy")}
+    assert list(policies) == ["RollingUpdatePolicy" if update == "rolling" else "BlueGreenUpdatePolicy"]
+    (policy,) = policies.values()
+    interval = policy.get("TrafficRoutingConfiguration", policy)["WaitIntervalInSeconds"]
+    # SageMaker's limits; two hours are what it lets a start take.
+    assert 300 <= interval <= 3600
+    assert interval + policy.get("TerminationWaitInSeconds", 0) + 7200 < policy["MaximumExecutionTimeoutInSeconds"]
+    assert policy["MaximumExecutionTimeoutInSeconds"] <= 28_800
+
+
+def test_an_update_takes_more_instances() -> None:
+    assert [requests.instances_while_updating(update, 3) for update in requests.UPDATES] == [6, 6, 4]
+
+
+@pytest.mark.parametrize(
+    ("operation", "body"),
+    [
+        ("RegisterScalableTarget", requests.scalable_target(endpoint="heartbeat-dev", least=1, most=4)),
+        ("PutScalingPolicy", requests.scaling_policy(endpoint="heartbeat-dev", concurrency=4)),
+        ("DeregisterScalableTarget", requests.scaled_variant("heartbeat-dev")),
+    ],
+)
+def test_scaling_bodies_are_valid(operation: str, body: dict[str, Any]) -> None:
+    service = _SESSION.get_service_model("application-autoscaling")
+    report = ParamValidator().validate(body, service.operation_model(operation).input_shape)
+    assert not report.has_errors(), report.generate_report()
+    assert body["ScalableDimension"] in service.shape_for("ScalableDimension").enum
+    for policy in [body["TargetTrackingScalingPolicyConfiguration"]] if "PolicyName" in body else []:
+        metric = policy["PredefinedMetricSpecification"]["PredefinedMetricType"]
+        assert metric in service.shape_for("MetricType").enum
 
 
 def test_instance_pools_are_in_order_and_no_more_than_sagemaker_takes() -> None:

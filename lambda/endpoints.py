@@ -1,0 +1,71 @@
+"""What the handlers ask SageMaker about endpoints."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+import aws
+
+IN_PROGRESS = frozenset({"Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting"})
+
+# SageMaker has no error code of its own for a thing that is not there.
+_GONE = ("Could not find", "Requested resource not found")
+
+
+_KINDS = (
+    ("endpoint configuration", "delete_endpoint_config", "EndpointConfigName"),
+    ("model", "delete_model", "ModelName"),
+)
+
+
+def is_gone(error: ClientError) -> bool:
+    return any(text in str(error) for text in _GONE)
+
+
+def describe(name: str) -> dict[str, Any] | None:
+    """DescribeEndpoint; None where there is none of this name."""
+    try:
+        found: dict[str, Any] = aws.client("sagemaker").describe_endpoint(EndpointName=name)
+    except ClientError as error:
+        if is_gone(error):
+            return None
+        raise
+    return found
+
+
+def names() -> list[str]:
+    """Endpoints of the environment: its own name and those that begin with it, which its roles may touch."""
+    stem = os.environ["ENDPOINT_NAME"]
+    pages = aws.client("sagemaker").get_paginator("list_endpoints").paginate(NameContains=stem)
+    found = [item["EndpointName"] for page in pages for item in page["Endpoints"]]
+    return [name for name in found if name == stem or name.startswith(f"{stem}-")]
+
+
+def configs_in_use() -> set[str]:
+    """Configurations that an endpoint of the environment has, or is on its way to, unless it is being deleted."""
+    found = [describe(name) or {} for name in names()]
+    return {config for each in found if each.get("EndpointStatus") != "Deleting" for config in _configs(each)}
+
+
+def _configs(found: dict[str, Any]) -> Iterator[str]:
+    for place in (found, found.get("PendingDeploymentSummary") or {}):
+        if place.get("EndpointConfigName"):
+            yield place["EndpointConfigName"]
+
+
+def delete_config(name: str) -> list[str]:
+    """Deletes a configuration and the model of its name; says what it deleted."""
+    done = []
+    for kind, operation, member in _KINDS:
+        try:
+            getattr(aws.client("sagemaker"), operation)(**{member: name})
+        except ClientError as error:
+            if not is_gone(error):
+                raise
+        else:
+            done.append(f"{kind} {name} deleted")
+    return done
