@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from rich.table import Table
@@ -159,21 +159,46 @@ def _figures(stats: DatasetStats, summary: Summary, own_held_out: str | None) ->
         "tokens": f"{about}{stats.tokens:,}; the loss is taken on {stats.supervised_tokens:,}",
         "longest row": f"{about}{stats.longest_row_tokens:,} tokens; MAX_LENGTH is {stats.max_length:,}",
         "tool calls": _named(stats.tools) or "none",
-        "rows by tools": _named(summary.routes) or "none",
         "system prompts": _system_prompts(stats, summary),
-        "languages": (_named(summary.languages) or "none") + ", by first question",
         "near-duplicates": "not looked for" if summary.near_duplicate_rows is None else _near(summary),
-        "held out": own_held_out or _held_out(summary),
         "size": f"{screen.size(stats.bytes)}, sha256 {stats.sha256[:16]}…",
+        "held out": own_held_out or _held_out(summary),
+        **_strata(stats, summary, own_held_out),
     }
     for label, value in rows.items():
         table.add_row(f"  {label}", value)
     return table
 
 
+def _strata(stats: DatasetStats, summary: Summary, own_held_out: str | None) -> dict[str, str]:
+    """Rows by tools, language and questions, with how many of each kind the split holds out."""
+    found = {}
+    kinds = (
+        ("tools", "routes", summary.routes),
+        ("language", "languages", summary.languages),
+        ("questions", "questions", summary.questions),
+    )
+    for word, kind, counts in kinds:
+        if own_held_out:
+            label, value = f"rows by {word}", _named(counts)
+        else:
+            kept = summary.held_out_strata[kind]
+            label, value = (
+                f"  by {word}",
+                _listed(f"{name}: {kept.get(name, 0):,} of {n:,}" for name, n in counts.items()),
+            )
+        looked_at = sum(counts.values())
+        found[label] = value if looked_at == stats.valid_rows else f"{value}, of {looked_at:,} rows that were looked at"
+    return found if stats.valid_rows else {}
+
+
 def _named(counts: Mapping[str, int]) -> str:
-    shown = [f"{name} x {times:,}" for name, times in list(counts.items())[:_MOST_SHOWN]]
-    return ", ".join([*shown, f"{len(counts) - _MOST_SHOWN} more"] if len(counts) > _MOST_SHOWN else shown)
+    return _listed(f"{name} x {times:,}" for name, times in counts.items())
+
+
+def _listed(entries: Iterable[str]) -> str:
+    shown = list(entries)
+    return ", ".join(shown if len(shown) <= _MOST_SHOWN else [*shown[:_MOST_SHOWN], f"{len(shown) - _MOST_SHOWN} more"])
 
 
 def _system_prompts(stats: DatasetStats, summary: Summary) -> str:

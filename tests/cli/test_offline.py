@@ -102,6 +102,21 @@ def test_check_shows_a_chart_and_says_which_tokens_are_estimates(capsys: pytest.
     assert "--fast estimates them" in said
 
 
+def test_check_shows_what_the_split_holds_out_of_each_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", STANLEY, "--fast", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)["summary"]
+    assert main(["check", STANLEY, "--fast"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    held_out = summary["held_out_strata"]
+    assert (
+        f"by tools parquet_query: {held_out['routes']['parquet_query']} of {summary['routes']['parquet_query']}" in said
+    )
+    assert f"fr: {held_out['languages']['fr']} of {summary['languages']['fr']}" in said
+    assert f"by questions 1: {held_out['questions']['1']} of {summary['questions']['1']}" in said
+    assert main(["check", STANLEY, "--fast", "--held-out", STANLEY]) == 0
+    assert f"rows by language en x {summary['languages']['en']}" in " ".join(capsys.readouterr().out.split())
+
+
 def test_check_holds_a_held_out_file_against_the_training_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", STANLEY, "--held-out", STANLEY, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["counts"]["overlap"] > 300
