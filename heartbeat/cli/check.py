@@ -27,12 +27,15 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.max_findings < 0:
         raise UserError(f"--max-findings {arguments.max_findings} must be at least 0")
     if arguments.fix:
+        for option, given in (("--json", arguments.json), ("--held-out", arguments.held_out)):
+            if given:
+                raise UserError(f"--fix goes without {option}; repair the file, then check the copy with {option}")
         return fix(arguments.dataset)
     max_length = FineTuneJob.max_length
     if arguments.max_length is not None:
         max_length = FineTuneJob(max_length=arguments.max_length).max_length  # refuses what no run takes
-    if arguments.held_out and not arguments.held_out.startswith("s3://"):
-        source.file(arguments.held_out)  # that it is not there is said at once
+    if arguments.held_out:
+        source.must_exist(arguments.held_out)
     counter, why = None, "--fast estimates them"
     if not arguments.fast:
         try:
@@ -99,6 +102,7 @@ def chart(histogram: Mapping[str, int]) -> list[Text]:
 
 def fix(name: str) -> int:
     """Writes a repaired copy beside the file, or here for one in S3; says what was changed."""
+    source.must_exist(name)
     base = Path(name.rsplit("/", 1)[-1] if name.startswith("s3://") else name).expanduser()
     target = base.with_name(f"{base.stem}.fixed{base.suffix or '.jsonl'}")
     lines = source.lines(name)
