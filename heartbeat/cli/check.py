@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -72,13 +73,17 @@ def show(
         screen.say(_finding(finding))
     hidden = found.num_errors + found.num_warnings - len(shown)
     if hidden > 0:
-        screen.say(f"  … and {hidden:,} more (--max-findings shows them; --json counts them by kind)")
+        screen.say(f"  … and {hidden:,} more (--max-findings shows them). By kind, of all:")
+        screen.say(f"  {', '.join(f'{kind} x {times:,}' for kind, times in Counter(found.counts).most_common())}")
     if shown:
         screen.say()
     verdict = ("✓ ", "green") if found.ok else ("✗ ", "bold red")
     counts = f"{screen.count(found.num_errors, 'error')}, {screen.count(found.num_warnings, 'warning')}"
     screen.say(Text.assemble(verdict, f"{name}: {counts}"))
     screen.console().print(_figures(found.stats, found.summary, own_held_out))
+    if any(finding.line and not finding.held_out for finding in found.errors):
+        screen.say()
+        screen.say(f"  `heartbeat check {shlex.quote(name)} --fix` writes a copy: what is wrong mended, or left out.")
     if found.summary.histogram:
         screen.say()
         screen.say("  tokens of a row, and rows")
@@ -159,17 +164,19 @@ def _figures(stats: DatasetStats, summary: Summary, own_held_out: str | None) ->
     about = "" if stats.tokens_are_exact else "about "
     rows = {
         "rows": f"{stats.rows:,}, of which {stats.trainable_rows:,} can be trained on",
+        "size": f"{screen.size(stats.bytes)}, sha256 {stats.sha256[:16]}…",
+    }
+    of_sound_rows = {
         "turns": f"{stats.turns:,}, of which {stats.assistant_turns:,} are the assistant's",
         "tokens": f"{about}{stats.tokens:,}; the loss is taken on {stats.supervised_tokens:,}",
         "longest row": f"{about}{stats.longest_row_tokens:,} tokens; MAX_LENGTH is {stats.max_length:,}",
         "tool calls": _named(stats.tools) or "none",
         "system prompts": _system_prompts(stats, summary),
         "near-duplicates": "not looked for" if summary.near_duplicate_rows is None else _near(summary),
-        "size": f"{screen.size(stats.bytes)}, sha256 {stats.sha256[:16]}…",
-        "held out": own_held_out or _held_out(summary),
+        "held out": _own(own_held_out, stats) if own_held_out else _held_out(stats, summary),
         **_strata(stats, summary, own_held_out),
     }
-    for label, value in rows.items():
+    for label, value in (rows | of_sound_rows if stats.valid_rows else rows).items():
         table.add_row(f"  {label}", value)
     return table
 
@@ -193,7 +200,7 @@ def _strata(stats: DatasetStats, summary: Summary, own_held_out: str | None) -> 
             )
         looked_at = sum(counts.values())
         found[label] = value if looked_at == stats.valid_rows else f"{value}, of {looked_at:,} rows that were looked at"
-    return found if stats.valid_rows else {}
+    return found
 
 
 def _named(counts: Mapping[str, int]) -> str:
@@ -212,11 +219,18 @@ def _system_prompts(stats: DatasetStats, summary: Summary) -> str:
 
 
 def _near(summary: Summary) -> str:
-    return f"{screen.count(summary.near_duplicate_rows or 0, 'row')} nearly repeat an earlier one"
+    if not summary.near_duplicate_rows:
+        return "none"
+    return f"{screen.count(summary.near_duplicate_rows, 'row')} nearly repeating an earlier one"
 
 
-def _held_out(summary: Summary) -> str:
-    said = f"{screen.count(summary.held_out_rows, 'row')} of HELD_OUT_FRACTION={FineTuneJob.held_out_fraction:g}"
+def _own(held_out: str, stats: DatasetStats) -> str:
+    return f"{screen.count(stats.own_held_out_rows, 'row')} of {held_out}"
+
+
+def _held_out(stats: DatasetStats, summary: Summary) -> str:
+    fraction = f"HELD_OUT_FRACTION={FineTuneJob.held_out_fraction:g}"
+    said = f"{summary.held_out_rows:,} of {screen.count(stats.valid_rows, 'row')} ({fraction})"
     if summary.left_out_rows:
         said += f", {summary.left_out_rows:,} of them left out, as they nearly repeat training rows"
     return said

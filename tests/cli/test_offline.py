@@ -66,7 +66,22 @@ def test_check_shows_errors_before_warnings_and_says_what_it_hides(
     out = capsys.readouterr().out
     assert "line 2" in out
     assert "line 4" not in out
-    assert "more (--max-findings shows them" in out
+    assert "… and 2 more (--max-findings shows them). By kind, of all:" in out
+    assert "bad_role x 1, not_json x 1, duplicate x 1" in out
+    assert f"`heartbeat check {broken} --fix` writes a copy" in out
+
+
+def test_check_of_a_file_without_sound_rows_shows_no_figures_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "empty.jsonl"
+    file.touch()
+    assert main(["check", str(file), "--held-out", STANLEY]) == 1
+    out = capsys.readouterr().out
+    assert "has no rows; write one JSON object a line" in out
+    assert "rows  0, of which 0 can be trained on" in out
+    assert "longest row" not in out
+    assert "--fix" not in out
 
 
 def test_check_fix_writes_a_copy_says_what_changed_and_never_overwrites(
