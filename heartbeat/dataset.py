@@ -331,7 +331,7 @@ class _Checker:
             row, facts = examined, plain_rows.facts_of(examined)
         held_out = is_held_out_by(facts.fingerprint, *self._split)
         self._count(number, row, facts, held_out)
-        for problem in doubts(row, text):
+        for problem in doubts(row, facts.said):
             self._find(number, problem)
         self._compare(number, row, facts.fingerprint, held_out)
 

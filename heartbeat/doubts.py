@@ -20,7 +20,7 @@ _SECRETS: Mapping[bytes, tuple[str, re.Pattern[str]]] = {
     b"hf_": ("a Hugging Face token", re.compile(r"\bhf_[A-Za-z0-9]{30,}")),
     b"eyJ": ("a JSON web token", re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}")),
 }
-"""What must be in the line's bytes -> what it then may be, and the form of it. Bytes are found at memory's speed."""
+"""What must be in what is said -> what it then may be, and the form of it. Bytes are found at memory's speed."""
 _PIECES: Mapping[bytes, bytes] = {
     b"AKIA": b"AKI",
     b"PRIVATE KEY-----": b"EY-",
@@ -76,10 +76,10 @@ _READ_CHARACTERS = 200
 """How much of a text its language is told from."""
 
 
-def doubts(row: Mapping[str, Any], line: bytes) -> Iterator[Problem]:
-    """Warnings about a sound row; `line` is its text, in which a first look is quick."""
-    suspected = suspects(line)
-    if suspected or b"@" in line:
+def doubts(row: Mapping[str, Any], said: bytes) -> Iterator[Problem]:
+    """Warnings about a sound row; `said` is as of `conversation.said`: in bytes a first look is quick."""
+    suspected = suspects(said)
+    if suspected or b"@" in said:
         yield from _leaks(row, suspected)
     answer = row["messages"][-1]
     if not is_supervised(answer):
@@ -89,10 +89,10 @@ def doubts(row: Mapping[str, Any], line: bytes) -> Iterator[Problem]:
         yield _warning("refusal", f"answers with a refusal ({_begin(answer['content'])}); {fix}")
 
 
-def suspects(line: bytes) -> list[tuple[str, re.Pattern[str]]]:
-    """What a line may hold of secrets: what it then is, and the form of it."""
-    if b"\1\2\3" in line.translate(_PLACES) or b"xox" in line or b"AIza" in line:
-        return [entry for needle, entry in _SECRETS.items() if needle in line]
+def suspects(said: bytes) -> list[tuple[str, re.Pattern[str]]]:
+    """What may be in it of secrets: what it then is, and the form of it."""
+    if b"\1\2\3" in said.translate(_PLACES) or b"xox" in said or b"AIza" in said:
+        return [entry for needle, entry in _SECRETS.items() if needle in said]
     return []
 
 

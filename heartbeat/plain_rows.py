@@ -28,6 +28,8 @@ _FIRST, _USER, _ASSISTANT, _TOOL = ("system", "user"), ("user",), ("assistant",)
 class Facts(NamedTuple):
     """What the statistics of a dataset need to know of a sound row."""
 
+    said: bytes
+    """As `conversation.said`."""
     fingerprint: bytes
     """As `conversation.fingerprint`."""
     tokens: int
@@ -55,6 +57,7 @@ def facts_of(row: Row) -> Facts:
             called += [call["function"]["name"] for call in conversation.tool_calls(message)]
     length = conversation.length(row)
     return Facts(
+        said=conversation.said(row),
         fingerprint=conversation.fingerprint(row),
         tokens=length.tokens,
         supervised_tokens=length.supervised_tokens,
@@ -159,6 +162,7 @@ def _walk(row: Any) -> tuple[Facts, int]:
     # What calls say is written in ASCII here: all further bytes are of contents.
     size = known.size + calls_size + characters + len(coded) - len(text)
     facts = Facts(
+        coded,
         hashlib.sha256(coded).digest(),
         1 + TOKENS_PER_MESSAGE * len(messages) + round(size / BYTES_PER_TOKEN),
         assistant_turns + round((supervised_size + calls_size) / BYTES_PER_TOKEN),

@@ -79,6 +79,11 @@ def test_what_is_in_a_tools_arguments_counts_too() -> None:
     assert codes(line(user(), calling(call(arguments={"to": "a@b.ca"})))) == ["email"]
 
 
+def test_an_escape_hides_nothing() -> None:
+    sound = line(user(), assistant("Write to stan@canadiens.ca with AKIAIOSFODNN7EXAMPLE."))
+    assert codes(sound.replace(b"@", b"\\u0040").replace(b"AKIA", b"\\u0041KIA")) == ["secret", "email"]
+
+
 def test_tools_out_of_balance_are_findings_of_the_file() -> None:
     tools = [*declared(), {"type": "function", "function": {"name": "parquet_query"}}]
     rows = [line(user(f"Q{i}?"), calling(call()), tools=tools) for i in range(40)]
