@@ -255,7 +255,7 @@ _FEW_ROWS = 20
 """Below this many rows with tools nothing is said about their balance."""
 _LANGUAGE_ROWS, _LANGUAGE_STEP = 2_000, 10
 """Of so many sound rows, and of every tenth after them, the language is told: shares to a point or two, and files that
-are sorted by language are told as well; of all rows it would take a sixth of the time."""
+are sorted by language are told as well; of all rows it would take a fifth of the time."""
 _MANY_QUESTIONS = 9
 _RARE_SHARE = 0.05
 """A tool with a smaller share of all calls is called rare."""
@@ -264,20 +264,23 @@ _RARE_SHARE = 0.05
 class _Names(Counter[str]):
     """A count of names, the first _MOST_NAMES of them; the others together are "others"."""
 
-    def note(self, name: str, times: int = 1) -> None:
-        self[name if name in self or len(self) < _MOST_NAMES else "others"] += times
+    def note(self, name: str) -> str:
+        """Returns what it was counted as."""
+        counted = name if name in self or len(self) < _MOST_NAMES else "others"
+        self[counted] += 1
+        return counted
 
 
 class _Strata:
     """Rows by one of their properties."""
 
     def __init__(self) -> None:
-        self.rows, self.held_out = _Names(), _Names()
+        self.rows, self.held_out = _Names(), Counter[str]()
 
     def note(self, stratum: str, held_out: bool) -> None:
-        self.rows.note(stratum)
+        counted = self.rows.note(stratum)
         if held_out:
-            self.held_out.note(stratum)
+            self.held_out[counted] += 1
 
 
 def _questions(count: int) -> str:
