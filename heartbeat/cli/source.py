@@ -72,11 +72,10 @@ def _object(uri: str) -> Any:
         if not uri.endswith("/"):  # at best the mark that consoles set for a folder
             return s3.get_object(Bucket=bucket, Key=key)["Body"]
     except ClientError as error:
-        code = error.response["Error"]["Code"]
-        if code == "AccessDenied":
-            fix = "use credentials that have s3:GetObject on it"
-            why = "without s3:ListBucket, an object that does not exist is denied too"
-            raise UserError(f"AWS denied reading {uri}; {fix} ({why})") from None
+        if error.response["Error"]["Code"] == "AccessDenied":
+            why = error.response["Error"].get("Message", "Access Denied")
+            fix = "use credentials that may, and check the name: without s3:ListBucket what is not there is denied too"
+            raise UserError(f"AWS denied reading {uri} ({why}); {fix}") from None
         if not is_missing(error):
             raise
     raise UserError(_why_no_file(s3, uri, bucket, key))

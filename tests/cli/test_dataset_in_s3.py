@@ -127,7 +127,10 @@ def test_what_may_not_be_read_is_one_line(
     uri: str, server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sign_in_with(server, monkeypatch)
-    assert f"AWS denied reading {uri}; use credentials that have s3:GetObject on it" in the_error([uri], capsys)
+    said = the_error([uri], capsys)
+    assert f"AWS denied reading {uri} (User: arn:aws:sts" in said
+    assert "s3:GetObject" in said
+    assert "use credentials that may, and check the name" in said
 
 
 def test_who_may_read_and_not_list_is_told_as_much_as_can_be_known(
