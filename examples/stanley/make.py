@@ -69,14 +69,14 @@ GAMES_PLAYED = {"2022-23": 82, "2023-24": 82, "2024-25": 82, "2025-26": 82, NOW:
 """Of the team, by season."""
 LONG_AGO = ("1909-10", "1916-17", "1943-44", "1955-56", "1976-77", "1987-88", "1992-93", "2005-06")
 
-ROUTES = {"parquet": 0.40, "pinecone": 0.30, "both": 0.12, "none": 0.18}
+ROUTES = {"parquet": 0.36, "pinecone": 0.30, "both": 0.18, "none": 0.16}
 """Share of rows by the tools that they call."""
 USER_TURNS = (0.58, 0.20, 0.10, 0.06, 0.04, 0.02)
 """Share of rows with one, two … six questions. A row without a tool has three at most."""
 FRENCH = 0.4
 OTHER_SYSTEM = 0.1
 """Share of rows whose system prompt is in the other language than the user's."""
-WITH_TOOLS = 0.22
+WITH_TOOLS = 0.15
 """Share of short rows that also declare their tools; in the others the system prompt alone names them."""
 MOST_TURNS_WITH_TOOLS = 2
 """Declared tools are 200 tokens: a longer conversation would not fit a small model's context with them."""

@@ -40,14 +40,24 @@ HOCKEY = (
              "{who} against {where}: points?",
              "How many games has {who} won in {when}?", "Compare the seasons of {who} and {other}.",
              "How is the power play doing in {when}?", "What is the team's record in {when}?",
-             "Face-offs won by {who}, {when}?", "Did {who} play well in the latest games? Numbers, please."),
+             "Face-offs won by {who}, {when}?", "Did {who} play well in the latest games? Numbers, please.",
+             "Is {who} better than {other} this year?", "How many shots does {who} take a night?",
+             "Did we beat {where} in {when}?", "{who}, {when}.", "How much does {who} play?",
+             "Who leads the team in assists?", "How did the last game with {where} end?", "{who} in the third period?",
+             "Has {who} cooled off lately?", "A line on {who}, please, for {when}.",
+             "Was {who} worse on the second of two nights?", "How many saves did {who} make?",
+             "Which of {who} and {other} has more goals in {when}?", "{who} on the power play, {when}?"),
             ("Combien de fois {who} a-t-il marqué en {when} ?", "{who} en {when} : buts et passes ?",
              "Le total de {who} à l'étranger ?", "Le taux d'arrêts de {who} en {when} ?",
              "Qui a le plus de buts en {when} ?",
              "{who} contre {where}, combien de points ?", "Les victoires de {who} en {when} ?",
              "La fiche du club en {when} ?",
              "Les mises au jeu de {who} ?", "Compare les saisons de {who} et de {other}.",
-             "L'avantage numérique va-t-il bien en {when} ?", "Les derniers matchs de {who}, en chiffres ?"),
+             "L'avantage numérique va-t-il bien en {when} ?", "Les derniers matchs de {who}, en chiffres ?",
+             "{who}, {when}.", "Combien {who} tire-t-il par match ?", "A-t-on battu {where} en {when} ?",
+             "Qui mène l'équipe pour les passes ?", "Comment s'est fini le dernier match contre {where} ?",
+             "{who} en troisième période ?", "{who} joue-t-il beaucoup ?", "{who} ou {other}, qui a plus de points ?",
+             "{who} ralentit-il ces temps-ci ?", "Combien d'arrêts pour {who} en {when} ?"),
         ),
     ),
     Subject(
@@ -56,14 +66,36 @@ HOCKEY = (
             ("Who was captain in {year}?", "When did the old arena close?", "Tell me a story about {who} in his time.",
              "Which team won the final of {year}?", "Why is the number of {who} retired?", "Who founded the club?",
              "What made {who} a legend?", "How did the club get its name?", "Who coached the great team of {year}?",
-             "What was the longest streak ever?", "Which riot followed the ban of {who}?", "Who was traded in {year}?"),
+             "What was the longest streak ever?", "Which riot followed the ban of {who}?", "Who was traded in {year}?",
+             "Who first won the {prize}?", "How many times did {who} win the {prize}?",
+             "What happened on {day}, {year}?",
+             "How many Cups did {who} win?", "When did {who} retire?", "What was {who} called, and why?",
+             "Who wore number {number} before {other}?", "When was the first {thing}?", "Who beat us in {year}?",
+             "What do the letters on the sweater mean?", "Who was the first to {deed}?", "And who won it first?",
+             "How many in a row did they win?", "Where was the club's first home?", "What is {who} remembered for?",
+             "Whose record did {who} break?", "What became of {who} after {year}?", "Who scored the winner of {year}?",
+             "How old is this club?", "Did {who} ever win the {prize}?", "How long was {who} captain?",
+             "Which goalie {did} in {year}?", "Who was the coach who {did}?", "How big was the crowd at the {thing}?",
+             "Was there a strike in {year}?", "How did the rivalry with {where} begin?", "Who drafted {who}, and when?",
+             "What was so special about {year}?", "The last Cup, when was that?",
+             "Who is in the Hall of Fame from {year}?"),
             ("Qui était capitaine en {year} ?", "Quand l'ancien amphithéâtre a-t-il fermé ?",
              "Raconte-moi {who}, autrefois.",
              "Qui a gagné la finale de {year} ?", "Pourquoi le numéro de {who} est-il retiré ?",
              "Qui a fondé le club ?",
              "D'où vient le nom du club ?", "Qui dirigeait la grande équipe de {year} ?",
              "La plus longue série de l'époque ?",
-             "Qui a été échangé en {year} ?"),
+             "Qui a été échangé en {year} ?", "Qui a gagné le premier {prize} ?", "Combien de {prize} pour {who} ?",
+             "Que s'est-il passé en {year} ?", "Combien de Coupes pour {who} ?",
+             "Quand {who} a-t-il pris sa retraite ?",
+             "Comment surnommait-on {who} ?", "Qui portait le {number} avant {other} ?",
+             "De quand date la première {thing} ?",
+             "Qui nous a battus en {year} ?", "Que veulent dire les lettres du chandail ?",
+             "Qui fut le premier à {deed} ?",
+             "Combien de suite ?", "Où le club jouait-il au début ?", "Pour quoi se souvient-on de {who} ?",
+             "Qui a marqué le but gagnant en {year} ?", "Quel âge a le club ?", "Qui a repêché {who} ?",
+             "Comment est née la rivalité avec {where} ?", "La dernière Coupe, c'était quand ?",
+             "Quel gardien a joué la finale de {year} ?", "{who} a-t-il été capitaine longtemps ?"),
         ),
     ),
     Subject(
@@ -71,11 +103,20 @@ HOCKEY = (
         questions=(
             ("Is a kicked goal allowed?", "How long does a double minor last?", "When does a penalty end?",
              "May a goalie cross the red line?", "What is called icing?", "How many players dress for a game?",
-             "When is a play offside?", "What happens after a tie?", "What is the curve of a stick allowed to be?"),
+             "When is a play offside?", "What happens after a tie?", "What is the curve of a stick allowed to be?",
+             "Can you score with a {tool}?", "What do you get for a {foul}?", "How long is overtime?",
+             "Who may take a penalty shot?", "Is a {foul} always a penalty?", "How many points for a {thing}?",
+             "When can a coach challenge a goal?", "What if the puck breaks?", "How many on the ice in overtime?",
+             "Does a goal count if the net is off?", "How is the draft order decided?", "How big is the rink?",
+             "What is a {foul}?", "How many games to a series?", "Can a game end in a tie?"),
             ("Un but du pied est-il permis ?", "Combien dure une double mineure ?",
              "Quand une pénalité prend-elle fin ?",
              "Qu'est-ce qu'un dégagement refusé ?", "Le gardien peut-il traverser la ligne rouge ?",
-             "Quand y a-t-il hors-jeu ?", "Que se passe-t-il après une égalité ?"),
+             "Quand y a-t-il hors-jeu ?", "Que se passe-t-il après une égalité ?", "Peut-on marquer avec un {tool} ?",
+             "Que reçoit-on pour un {foul} ?", "Combien dure la prolongation ?", "Qui tire un tir de pénalité ?",
+             "Un {foul}, est-ce toujours puni ?", "Combien de points pour une {thing} ?",
+             "Quand l'entraîneur peut-il contester un but ?", "Combien de joueurs en prolongation ?",
+             "Le but compte-t-il si le filet a bougé ?", "Combien de matchs dans une série ?"),
         ),
     ),
     Subject(
@@ -83,12 +124,43 @@ HOCKEY = (
         questions=(
             ("What do the papers write about {who}?", "Is there a column on {who}?", "What do people think of {who}?",
              "Any piece about the game with {where}?", "Read me what critics say of {who}.",
-             "What is the talk about {who}?"),
+             "What is the talk about {who}?", "Is {who} overrated, do they say?", "How do writers judge the {thing}?",
+             "What was written of {who} after {where}?", "Is the press hard on {who}?",
+             "What does the beat say on {who}?",
+             "Opinions on {who}, please.", "Do they like how {who} plays?", "Which words do they use for {who}?"),
             ("Que disent les journaux de {who} ?", "Y a-t-il une chronique sur {who} ?", "Que pense-t-on de {who} ?",
-             "Un texte sur le match contre {where} ?", "Que raconte la presse sur {who} ?"),
+             "Un texte sur le match contre {where} ?", "Que raconte la presse sur {who} ?",
+             "{who} est-il surestimé, dit-on ?", "Qu'a-t-on écrit de {who} après {where} ?",
+             "La presse est-elle dure envers {who} ?", "Des opinions sur {who} ?", "Aime-t-on le jeu de {who} ?"),
         ),
     ),
 )  # fmt: skip
+
+THINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "prize": (
+        ("Hart Trophy", "Vezina", "Norris", "Calder", "Stanley Cup", "Art Ross", "scoring title", "Selke"),
+        ("trophée Hart", "Vézina", "Norris", "Calder", "Art-Ross", "Selke", "Conn-Smythe"),
+    ),
+    "thing": (
+        ("night game", "shootout", "outdoor game", "playoff round", "win", "overtime", "farewell", "final", "parade"),
+        ("finale", "victoire", "série", "tournée", "prolongation", "défaite", "soirée", "cérémonie"),
+    ),
+    "tool": (("skate", "glove", "high stick", "broken stick", "helmet"), ("patin", "gant", "bâton brisé", "casque")),
+    "foul": (
+        ("hook", "trip", "slash", "high stick", "hit from behind", "fight", "delay of game", "hold", "dive"),
+        ("croc-en-jambe", "cinglage", "bâton élevé", "combat", "retard", "accrochage", "plongeon"),
+    ),
+    "deed": (
+        ("score 500", "wear a mask", "coach here", "win five", "skip a season", "play in two leagues", "be a captain"),
+        ("marquer 500 buts", "porter un masque", "gagner cinq fois", "être capitaine", "quitter le banc"),
+    ),
+    "did": (("let in ten", "won it all", "walked out", "lost his place", "stole the final"), ("a tout gagné",)),
+    "day": (
+        ("March 4", "April 12", "December 30", "January 2", "May 24", "October 9"),
+        ("le 4 mars", "le 12 avril", "le 30 décembre"),
+    ),
+}
+"""What else questions of hockey are about."""
 
 EVERYDAY = (
     Subject(
@@ -272,6 +344,8 @@ class Asked:
             "when": _season(rng),
             "where": rng.choice(words.OPPONENTS),
             "year": str(rng.randint(1915, 2025)),
+            "number": str(rng.randint(1, 99)),
+            **{name: rng.choice(said[french]) for name, said in THINGS.items()},
         }
         self.text = template.format(**values)
         self.slots = {name: value for name, value in values.items() if f"{{{name}}}" in template}
@@ -291,6 +365,31 @@ def sort(rng: random.Random, namer: Namer) -> tuple[str, str]:
             ("Classe ceci : {q} Choisis entre {l}.", "{l} : où va ceci ? {q}", "De quoi s'agit-il, {l} ? {q}")
         )
     return ask.format(q=Asked(rng, subject, asked_in_french, namer).text, l=", ".join(listed)), f"{answer}."
+
+
+def shelve(rng: random.Random, namer: Namer, coin: Namer) -> tuple[str, str]:
+    """On which of two shelves a question belongs, each of several subjects; on both, or on neither."""
+    french, asked_in_french = rng.random() < 0.4, rng.random() < 0.4
+    subjects = rng.sample((*HOCKEY, *rng.sample(EVERYDAY, 3)), rng.randint(4, 6))
+    cut = rng.randint(1, len(subjects) - 2)
+    shelves = subjects[:cut], subjects[cut:-1]  # the last is on none
+    names = rng.choice(
+        (("A", "B"), ("1", "2"), (coin(rng), coin(rng)), ("left", "right"), tuple(rng.sample(words.NOUNS, 2)))
+    )
+    held = [_joined([rng.choice(one.names[french]) for one in shelf], french) for shelf in shelves]
+    listed = rng.choice(
+        (f"{names[0]}: {held[0]}. {names[1]}: {held[1]}.", f"{names[0]} ({held[0]}), {names[1]} ({held[1]}).")
+    )
+    which = rng.choices((0, 1, 2, 3), weights=(4, 4, 1, 1))[0]
+    asked = [rng.choice(shelves[which])] if which < 2 else [rng.choice(shelf) for shelf in shelves]
+    question = " ".join(Asked(rng, one, asked_in_french, namer).text for one in (asked if which < 3 else subjects[-1:]))
+    answer = (*names, *(("Les deux", "Aucun") if french else ("Both", "Neither")))[which]
+    ask = (
+        rng.choice(("Où va ceci ? {}", "Quelle étagère ? {}"))
+        if french
+        else rng.choice(("Where does this go? {}", "Which shelf? {}"))
+    )
+    return f"{listed} {ask.format(question)}", f"{answer}."
 
 
 def side(rng: random.Random, namer: Namer) -> tuple[str, str]:
