@@ -128,6 +128,7 @@ class Pipeline(Stack):
                 grants=[
                     permissions.allow(["sagemaker:InvokeEndpoint"], self._names.endpoints),
                     *buckets.read_datasets(),
+                    *buckets.read(layout.RUNS, layout.CHECKPOINTS),
                     *buckets.write_runs(),
                 ],
                 minutes=15,

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from heartbeat import asking, probes, scores
+from heartbeat import asking, held_out_sample, probes, scores
 from heartbeat.durations import about
 from heartbeat.job import FineTuneJob
 from training_code.clock import Clock
@@ -102,6 +102,7 @@ class Asking:
         if self.questions is None:
             return
         if self.ranks.is_first:
+            write_json(self.folder / held_out_sample.FILE, self.questions.sample)
             self.base = self._read_base()
         if self._told(self.base is not None):
             return
