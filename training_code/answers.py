@@ -102,7 +102,6 @@ class Asking:
         if self.questions is None:
             return
         if self.ranks.is_first:
-            write_json(self.folder / held_out_sample.FILE, self.questions.sample)
             self.base = self._read_base()
         if self._told(self.base is not None):
             return
@@ -124,6 +123,9 @@ class Asking:
             self.say(f"warning: {self.why_not}")
             return
         self.tuned = self._ask(self.questions, adapted=True, seconds_at_most=left)
+        if self.tuned is not None and self.ranks.is_first:
+            # Now, not with the questions: S3 counts the days until it expires from here.
+            write_json(self.folder / held_out_sample.FILE, self.questions.sample)
 
     def record(self) -> dict[str, Any]:
         """What scores.json holds: the scores with transcripts of what failed, or why there are none."""
