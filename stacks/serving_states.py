@@ -147,7 +147,7 @@ def _create_endpoint_config(states: States) -> sfn.CustomState:
             instance_type="{% $plan.serving.instance_type %}",
             num_instances=states.inputs.endpoint.num_instances,
             pools="{% $plan.serving.instance_pools %}" if states.inputs.serving_falls_back else None,
-            config_tags=states.tags(),
+            config_tags=_endpoint_tags(states),  # an endpoint that is made of it again has them too
         ),
     )
 

@@ -117,7 +117,8 @@ def test_an_alarm_during_an_update_brings_the_old_model_back(cloud: Cloud) -> No
     assert "Acceptance check" not in cloud.states(arn)
     assert cloud.left_behind(outcome.stem) == []
     assert serving(cloud) == before
-    assert record_of(cloud) == {"holder": None, "previous_config": None, "accepted": [before], "unaccepted": []}
+    kept = {"holder": None, "previous_config": None, "accepted": [before], "unaccepted": [], "asleep": None}
+    assert record_of(cloud) == kept
 
 
 @pytest.mark.usefixtures("first")
@@ -237,7 +238,7 @@ def test_an_adapter_that_is_live_but_worse_than_in_training_is_rolled_back(cloud
     given = {
         "hyperparameters": QUICK,
         "dataset": cloud.put_dataset("introductions.jsonl", introductions(0, 40)),
-        "held_out_dataset": cloud.put_dataset("held-out-introductions.jsonl", introductions(100, 20)),
+        "held_out_dataset": cloud.put_dataset("held-out-introductions.jsonl", introductions(100, 60)),
         "adapter_name": "introduced",
     }
     cloud.server.set_faults(endpoint={"adapter_strength": 0.1})
