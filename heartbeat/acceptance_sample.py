@@ -58,6 +58,8 @@ class SampleVerdict:
 
     @property
     def summary(self) -> str:
+        if not self.turns:
+            return "no held-out turn leaves the endpoint room for an answer, so none was asked"
         shown = ", ".join(f"{metric.metric} {metric.right} of {metric.turns}" for metric in self.metrics)
         return f"{self.turns} held-out turns are answered as in training: {shown or 'no metric counts for them'}"
 

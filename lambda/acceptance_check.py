@@ -21,6 +21,7 @@ from heartbeat.failures import AcceptanceFailed
 AT_ONCE = 4
 """Calls in flight. There are 34 at the most, and SageMaker gives each 60 s: 9 minutes, of the function's 15."""
 _CONFIG = Config(read_timeout=70, retries={"mode": "standard", "total_max_attempts": 2})
+"""Once more for a fault of the network, and no oftener: the time is counted."""
 
 
 def handler(event: aws.Event, _context: object) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
         for probe in probes[:1]
         if other != name
     ]
-    held_out = [(acceptance.body_of_case(case, name, max_tokens=max_tokens), "") for case in cases]
+    held_out = [(acceptance.body_of_case(case, name, max_tokens=max_tokens), "") for case in cases or ()]
     ask = _Asking(event["endpoint_name"])
     answers, kept = ask.all(own), ask.all(others)
     begin = time.monotonic()
@@ -47,7 +48,7 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
         answers,
         kept=kept,
         said=said,
-        sample=acceptance_sample.verdict(cases, texts, persona.load(), gate) if cases else None,
+        sample=acceptance_sample.verdict(cases, texts, persona.load(), gate) if cases is not None else None,
         speed=acceptance_sample.speed(
             [answer.seconds for answer in said],
             tokens=sum(answer.num_tokens for answer in said),
@@ -61,10 +62,10 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
     return {"reasons": list(verdict.reasons)}
 
 
-def _sample(event: aws.Event, run: layout.Run, gate: Mapping[str, Any]) -> tuple[list[Case], int]:
-    """The held-out turns to ask about and the tokens of an answer; none where the gate judged by the loss alone."""
+def _sample(event: aws.Event, run: layout.Run, gate: Mapping[str, Any]) -> tuple[list[Case] | None, int]:
+    """The held-out turns to ask about and the tokens of an answer; None where the gate judged by the loss alone."""
     if not gate.get("table"):
-        return [], 0
+        return None, 0
     key = run.checkpoints + held_out_sample.FILE
     kept = aws.read_json(key)
     if kept is None:

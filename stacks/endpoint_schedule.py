@@ -50,6 +50,16 @@ def switch_graph(scope: Construct, id_: str, *, function: lambda_.IFunction) -> 
         retry_on_service_exceptions=False,
     )
     States.retry(switch, LAMBDA_FAULTS)
+    switch.add_retry(errors=["InputInvalid"], max_attempts=0)
+    # A call of AWS's that is refused for the moment is no reason to let an endpoint bill all night.
+    switch.add_retry(
+        errors=["States.ALL"],
+        interval=Duration.seconds(30),
+        backoff_rate=2,
+        max_attempts=6,
+        max_delay=Duration.minutes(10),
+        jitter_strategy=sfn.JitterType.FULL,
+    )
     wait = sfn.Wait.jsonata(
         within,
         "Wait",
@@ -76,7 +86,7 @@ def switch_graph(scope: Construct, id_: str, *, function: lambda_.IFunction) -> 
 
 
 def schedules(scope: Construct, *, plan: EndpointSchedule, machine: sfn.IStateMachine, name: str) -> None:
-    """Starts `machine` at both times of each day, `name` and the switch as their names."""
+    """Starts `machine` at both times, off also on the other days: a run may have deployed on one of them."""
     role = iam.Role(
         scope,
         "ScheduleRole",
@@ -86,14 +96,17 @@ def schedules(scope: Construct, *, plan: EndpointSchedule, machine: sfn.IStateMa
     role.add_to_policy(permissions.allow(["states:StartExecution"], [machine.state_machine_arn]))
     on_minutes = round(60 * plan.hours_per_day)
     # Neither tries for so long that it would undo what the other has done since.
-    for switch, time, minutes in (("on", plan.on, on_minutes), ("off", plan.off, 24 * 60 - on_minutes)):
+    for switch, time, days, minutes in (
+        ("on", plan.on, ",".join(plan.days), on_minutes),
+        ("off", plan.off, "*", 24 * 60 - on_minutes),
+    ):
         hour, minute = (int(part) for part in time.split(":"))
         scheduler.CfnSchedule(
             scope,
             f"Schedule{switch.capitalize()}",
             name=f"{name}-{switch}",
             description=f"The endpoint {switch} at {time} {plan.time_zone}",
-            schedule_expression=f"cron({minute} {hour} ? * {','.join(plan.days)} *)",
+            schedule_expression=f"cron({minute} {hour} ? * {days} *)",
             schedule_expression_timezone=plan.time_zone,
             flexible_time_window=scheduler.CfnSchedule.FlexibleTimeWindowProperty(mode="OFF"),
             target=scheduler.CfnSchedule.TargetProperty(

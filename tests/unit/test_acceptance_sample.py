@@ -77,6 +77,12 @@ def test_silence_and_calls_of_the_base_are_refused() -> None:
     assert not acceptance_sample.verdict(asked, [expected_text(case) for case in asked], PERSONA, lows).failures
 
 
+def test_rows_that_are_too_long_for_the_endpoint_are_said_not_to_be_asked() -> None:
+    found = acceptance_sample.verdict([], [], PERSONA, gate(persona=0.85))
+    assert (found.failures, found.metrics) == ([], [])
+    assert found.summary == "no held-out turn leaves the endpoint room for an answer, so none was asked"
+
+
 def test_speed_is_of_the_calls_and_of_all_together() -> None:
     found = acceptance_sample.speed([float(n) for n in range(1, 21)], tokens=400, seconds=50.0, at_once=4)
     assert found is not None
