@@ -23,6 +23,8 @@ HOST_SHARE = 38 / 63
 no streamed benchmark that waits for them says otherwise."""
 WAITS_FOR_COPIES = 1.15
 """A streamed step that takes this much longer than its arithmetic is taken to wait for its copies."""
+WAITS_FOR_LAUNCHES = 0.8
+"""A step of which launches would take this share by themselves is taken to wait for them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +103,9 @@ class Calibration:
         """The shares that make the measured steps come out with the least relative error, by least squares."""
         instance = self._gpus[gpu]
         whole = [m for m in self._measurements if m.gpu == gpu]
-        # A streamed step may wait for its copies: it says what arithmetic takes only where nothing else does.
-        basis = [m for m in whole if m.mode != "streamed"] or whole
+        # A streamed step may wait for its copies, one of small micro-batches for the processor: they say what
+        # arithmetic takes only where nothing else does.
+        basis = [m for m in whole if m.mode != "streamed" and not waits_for_launches(m)] or whole
         peak = _rates(instance, _Shares(flops=1.0, memory=1.0, host=None))
         rows = []
         for m in basis:
@@ -161,7 +164,9 @@ def backtest(measurements: Sequence[Measurement], catalog: Catalog) -> list[Back
         host = memory.host_terms(SCOUT, m.work, mode=m.mode, num_gpus=m.num_gpus, layout=m.layout)
         work = work_of(m)
         movement = rates.movement_seconds(work) if rates else None
-        seconds = max(rates.arithmetic_seconds(work), movement) if rates and movement is not None else None
+        seconds = None
+        if rates and movement is not None:
+            seconds = max(rates.arithmetic_seconds(work), movement, step_work.launch_seconds(work))
         found.append(
             Backtest(
                 measurement=m,
@@ -189,6 +194,11 @@ def _of(measurements: tuple[Measurement, ...], instances: tuple[Instance, ...]) 
 def stored(catalog: Catalog) -> Calibration:
     """From the stored measurements. Raises MeasurementError."""
     return _of(load(), tuple(catalog))
+
+
+def waits_for_launches(m: Measurement) -> bool:
+    """Whether the GPU waited for the processor, most likely: such a step does not say how fast the GPU is."""
+    return step_work.launch_seconds(work_of(m)) > WAITS_FOR_LAUNCHES * m.seconds_per_step
 
 
 def _rates(instance: Instance, shares: _Shares) -> Rates:

@@ -132,6 +132,7 @@ def _measurement(file: str, values: Mapping[str, Any]) -> Measurement | None:
             max_length=length,
             max_steps=job.max_steps,
             supervised_share=values["supervised_share"],
+            counted_micro_batches=values["micro_batches_per_gpu"],
         ),
         layout=Layout(boundaries=settings["boundaries"], group_size=settings["group"]),
         seconds_per_step=values["seconds_per_step"],

@@ -19,6 +19,12 @@ residuals, the sort by expert. Counted in training_code/layer.py, roughly."""
 ADAPTER_TOUCHES = 16
 """The same for each matrix with an adapter, of a tensor as wide as its input or output: dropout's mask, the product
 with it, the sum and the scale, and their gradients. Counted roughly; held by the benchmarks with and without."""
+LAUNCH_SECONDS = 4.4e-3
+"""Of the processor, to start one layer's kernels once; the GPU waits for it where a micro-batch is small. Measured: 5.0
+on a machine with an H100 and 3.8 on one with an H200 (benchmarks/results, resident 8x1x1024 and streamed 8x1x2048)."""
+WALK_LAUNCH_SECONDS = 5.2e-3
+"""The same where one token is said to each prompt. Measured on an H100, where arithmetic would take 2.9 of them
+(benchmarks/results/generate.jsonl)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +84,11 @@ def count(
         host_bytes=boundaries + (packs if mode == "streamed" else 0.0),
         launches=float(PASSES * micro_batches * shape.num_layers),
     )
+
+
+def launch_seconds(work: StepWork) -> float:
+    """What the processor takes to start the kernels of a step."""
+    return work.launches * LAUNCH_SECONDS
 
 
 def walk(shape: ModelShape, job: FineTuneJob, *, mode: str, num_gpus: int, rows: int, tokens_kept: float) -> StepWork:

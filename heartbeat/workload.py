@@ -30,6 +30,8 @@ class Workload:
     """That base and tuned model are asked to answer: turns of held-out rows, and the general probe set."""
     max_new_tokens: int = 0
     """Of such an answer."""
+    counted_micro_batches: int | None = None
+    """Of a step on one GPU, where they were counted: packing never fills them all. None: as if it did."""
 
     @classmethod
     def of(cls, job: FineTuneJob, stats: DatasetStats) -> Workload:
@@ -82,7 +84,8 @@ class Workload:
 
     def micro_batches_per_gpu(self, num_gpus: int) -> int:
         """Packed micro-batches of a step on one GPU."""
-        return max(1, math.ceil(self.step_tokens_per_gpu(num_gpus) / self.micro_batch_tokens))
+        full = math.ceil(self.step_tokens_per_gpu(num_gpus) / self.micro_batch_tokens)
+        return self.counted_micro_batches or max(1, full)
 
 
 def _prompts(job: FineTuneJob, stats: DatasetStats, heldout_rows: int) -> int:

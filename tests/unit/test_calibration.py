@@ -26,6 +26,7 @@ def result(**changes: Any) -> dict[str, Any]:
         "tokens_per_second": 5000.0,
         "seconds_per_step": 12.8,
         "tokens_per_step": 64_000,
+        "micro_batches_per_gpu": 8,
         "supervised_share": 0.4,
         "peak_gpu_gib": 62.0,
         "peak_host_gib": 39.0,
@@ -53,7 +54,7 @@ def test_what_the_benchmark_writes_is_read(tmp_path: Path) -> None:
     assert (found.file, found.gpu, found.mode) == ("benchmarks/results/one.json", "H100-80GB", "streamed")
     assert found.job.lora_targets == ("attention",)
     assert found.work.step_tokens == pytest.approx(64_000)
-    assert found.work.micro_batches_per_gpu(1) == 16
+    assert found.work.micro_batches_per_gpu(1) == 8, "as packing came out, not as it might have"
     assert found.layout.group_size == 8
     assert measurements.CHAT_TOKENS == scout_step.MEAN_CONVERSATION_TOKENS
 
@@ -129,16 +130,27 @@ def test_confidence_is_measured_only_for_the_same_gpu_mode_and_number() -> None:
 
 
 def test_every_stored_step_is_predicted_from_the_others() -> None:
-    """Step time within 10% and peak memory within 5%, of all that do not wait for copies from the host."""
+    """Step time within 10% and peak memory within 5%, of all that do not wait for the processor."""
     found = calibration.backtest(STORED, CATALOG)
     assert len(found) == len(STORED) > 0
     for one in found:
         assert one.gpu_error == pytest.approx(0, abs=0.05), one.measurement.file
-    # One streamed step waits for its copies, and no other stored one says how fast they are.
-    waiting = [one for one in found if one.measurement.mode == "streamed" and one.measurement.work.step_tokens < 20_000]
+    # How fast a machine's processor starts kernels differs more than that, and rests on these two measurements.
+    waiting = [one for one in found if calibration.waits_for_launches(one.measurement)]
+    assert len(waiting) == 2
     for one in found:
-        if one not in waiting:
-            assert one.seconds_error == pytest.approx(0, abs=0.1), one.measurement.file
+        within = 0.2 if one in waiting else 0.1
+        assert one.seconds_error == pytest.approx(0, abs=within), one.measurement.file
+
+
+def test_a_step_that_waits_for_the_processor_says_nothing_of_the_arithmetic() -> None:
+    resident = [m for m in STORED if m.mode == "resident" and m.gpu == GPU.gpu]
+    quick = [m for m in resident if not calibration.waits_for_launches(m)]
+    assert len(quick) < len(resident)
+    of_all, of_quick = (Calibration(some, CATALOG).rates(GPU, "streamed") for some in (resident, quick))
+    assert of_all is not None
+    assert of_quick is not None
+    assert replace(of_all, sources=()) == replace(of_quick, sources=())
 
 
 def test_without_others_nothing_is_predicted() -> None:

@@ -87,3 +87,14 @@ def test_what_has_no_basis_is_none() -> None:
     assert of(no_link, "sharded") is None
     assert of(no_link, "resident") is not None
     assert of(H100, "resident", Calibration((), CATALOG)) is None
+
+
+def test_small_micro_batches_wait_for_the_processor() -> None:
+    """Half of the tokens in as many micro-batches take no less time, once starting kernels is what takes it."""
+    small, smaller = (
+        estimate(replace(packed(16, 1), tokens_per_row=float(tokens), micro_batch_tokens=tokens))
+        for tokens in (512, 256)
+    )
+    assert small.work.launches == smaller.work.launches
+    assert small.seconds_per_step == smaller.seconds_per_step == small.step["launches"]
+    assert smaller.step["arithmetic"] < small.step["arithmetic"] < small.step["launches"]
