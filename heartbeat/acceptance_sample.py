@@ -66,22 +66,21 @@ class SampleVerdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """How fast the sample was answered, several calls at once."""
+    """How fast the sample was answered, one call after the other."""
 
     calls: int
-    at_once: int
     p50_seconds: float
     p95_seconds: float
     """Of one call, from request to answer."""
     tokens: int
     tokens_per_second: float
-    """Of all calls together."""
+    """Of one answer: an endpoint that is asked more at once says more in all."""
 
     @property
     def summary(self) -> str:
         return (
-            f"an answer takes {self.p50_seconds:.1f} s (p50), {self.p95_seconds:.1f} s (p95); "
-            f"{self.tokens_per_second:,.0f} tokens/s, {self.at_once} calls at once"
+            f"an answer takes {self.p50_seconds:.1f} s (p50), {self.p95_seconds:.1f} s (p95), "
+            f"{self.tokens_per_second:,.0f} tokens/s, asked one by one"
         )
 
 
@@ -103,18 +102,18 @@ def verdict(cases: Sequence[Case], texts: Sequence[str], persona: Persona, gate:
     return SampleVerdict(turns=len(cases), metrics=metrics, failed=failed)
 
 
-def speed(times: Sequence[float], *, tokens: int, seconds: float, at_once: int) -> Speed | None:
-    """Of calls that took `times` in seconds; None where there was none."""
+def speed(times: Sequence[float], tokens: Sequence[int]) -> Speed | None:
+    """Of calls that took `times` in seconds, one after the other, and were answered in so many `tokens`; None where
+    there was none."""
     if not times:
         return None
     ordered = sorted(times)
     return Speed(
         calls=len(ordered),
-        at_once=at_once,
         p50_seconds=_nearest(ordered, 0.5),
         p95_seconds=_nearest(ordered, 0.95),
-        tokens=tokens,
-        tokens_per_second=tokens / seconds if seconds else 0.0,
+        tokens=sum(tokens),
+        tokens_per_second=sum(tokens) / sum(times),
     )
 
 

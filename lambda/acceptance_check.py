@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import boto3
@@ -18,10 +17,10 @@ from heartbeat.acceptance import Answer
 from heartbeat.cases import Case
 from heartbeat.failures import AcceptanceFailed
 
-AT_ONCE = 4
-"""Calls in flight. There are 34 at the most, and SageMaker gives each 60 s: 9 minutes, of the function's 15."""
+PATIENCE_SECONDS = 720
+"""For 34 calls at the most, one after the other, of the function's 15 minutes."""
 _CONFIG = Config(read_timeout=70, retries={"mode": "standard", "total_max_attempts": 2})
-"""Once more for a fault of the network, and no oftener: the time is counted."""
+"""SageMaker gives an answer 60 s. Once more for a fault of the network, and no oftener: the time is counted."""
 
 
 def handler(event: aws.Event, _context: object) -> dict[str, Any]:
@@ -39,22 +38,14 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
     ]
     held_out = [(acceptance.body_of_case(case, name, max_tokens=max_tokens), "") for case in cases or ()]
     ask = _Asking(event["endpoint_name"])
-    answers, kept = ask.all(own), ask.all(others)
-    begin = time.monotonic()
-    said = ask.all(held_out)
-    seconds = time.monotonic() - begin
+    answers, kept, said = ask.all(own), ask.all(others), ask.all(held_out)
     texts = [answer.text for answer in said]
     verdict = acceptance.judge(
         answers,
         kept=kept,
         said=said,
         sample=acceptance_sample.verdict(cases, texts, persona.load(), gate) if cases is not None else None,
-        speed=acceptance_sample.speed(
-            [answer.seconds for answer in said],
-            tokens=sum(answer.num_tokens for answer in said),
-            seconds=seconds,
-            at_once=AT_ONCE,
-        ),
+        speed=acceptance_sample.speed([answer.seconds for answer in said], [answer.num_tokens for answer in said]),
     )
     uri = aws.write_json(run.acceptance, verdict.to_dict())
     if not verdict.passed:
@@ -77,19 +68,24 @@ def _sample(event: aws.Event, run: layout.Run, gate: Mapping[str, Any]) -> tuple
 
 
 class _Asking:
-    """Asks one endpoint, several questions at once."""
+    """Asks one endpoint, one question after the other: so the seconds are an answer's own."""
 
     def __init__(self, endpoint: str) -> None:
         self._endpoint, self._client = endpoint, boto3.client("sagemaker-runtime", config=_CONFIG)
+        self._begin = time.monotonic()
+        self._answered = 0
 
     def all(self, asked: Sequence[tuple[requests.Body, str]]) -> list[Answer]:
-        """Answers in order, to (body, question). Raises AcceptanceFailed at the first that does not come."""
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            return list(pool.map(self._one, asked))
+        """Answers in order, to (body, question). Raises AcceptanceFailed at the first that does not come, or comes when
+        the time is over."""
+        return [self._one(body, question) for body, question in asked]
 
-    def _one(self, asked: tuple[requests.Body, str]) -> Answer:
-        body, question = asked
+    def _one(self, body: requests.Body, question: str) -> Answer:
         begin = time.monotonic()
+        if begin - self._begin > PATIENCE_SECONDS:
+            raise AcceptanceFailed(
+                f"endpoint {self._endpoint} is too slow: {self._answered} answers took {begin - self._begin:.0f} s"
+            )
         try:
             response = self._client.invoke_endpoint(
                 EndpointName=self._endpoint, ContentType="application/json", Body=json.dumps(body)
@@ -99,4 +95,5 @@ class _Asking:
             if isinstance(error, ClientError) and error.response["Error"]["Code"] != "ModelError":
                 raise
             raise AcceptanceFailed(f"endpoint {self._endpoint} did not answer as {body['model']!r}: {error}") from None
+        self._answered += 1
         return acceptance.read_answer(raw, model=body["model"], question=question, seconds=time.monotonic() - begin)

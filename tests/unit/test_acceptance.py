@@ -84,7 +84,7 @@ def test_held_out_turns_decide_too() -> None:
             PERSONA,
             {"table": [{"metric": "persona", "tuned": {"value": 1.0, "low": 0.7, "high": 1.0}}]},
         )
-        speed = acceptance_sample.speed([1.0], tokens=9, seconds=1.0, at_once=4)
+        speed = acceptance_sample.speed([1.0], [9])
         found = acceptance.judge(changed(), sample=sample, speed=speed)
         assert found.passed == passed
         assert found.to_dict()["sample"]["metrics"][0]["right"] == right
