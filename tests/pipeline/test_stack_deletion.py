@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 from heartbeat import requests
-from tests.pipeline.conftest import QUICK, Cloud, Outcome, cdk, deployed
+from tests.pipeline.conftest import QUICK, ROOT, Cloud, Outcome, cdk, deployed
 
 SETTINGS = [
     "endpoint_instances=2",
@@ -35,6 +38,16 @@ def switch(cloud: Cloud, to: str) -> Outcome:
     return cloud.wait(states.start_execution(stateMachineArn=machine, input=json.dumps(given))["executionArn"])
 
 
+def status(cloud: Cloud) -> str:
+    """What the command line says of the app."""
+    given = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    command = [sys.executable, "-m", "heartbeat", "status"]
+    found = subprocess.run(
+        command, env={**given, **cloud.server.environment}, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return found.stdout
+
+
 def said(outcome: Outcome) -> str:
     assert outcome.status == "SUCCEEDED", (outcome.error, outcome.cause)
     return str(outcome.output["said"])
@@ -60,6 +73,7 @@ def switch_off_and_on(cloud: Cloud) -> None:
 
     assert f"made again of {before['EndpointConfigName']}" in said(switch(cloud, "off"))
     assert is_off(cloud)
+    assert f"Endpoint {name} is off by its schedule" in status(cloud)
     assert (record(cloud)["asleep"], record(cloud)["holder"]) == (before["EndpointConfigName"], None)
     assert said(switch(cloud, "off")).endswith("is off")
 
@@ -68,6 +82,7 @@ def switch_off_and_on(cloud: Cloud) -> None:
     assert again["EndpointConfigName"] == before["EndpointConfigName"]
     assert sorted(tag["Key"] for tag in sagemaker.list_tags(ResourceArn=again["EndpointArn"])["Tags"]) == tags
     assert record(cloud)["asleep"] is None
+    assert "schedule" not in status(cloud)
 
     assert "is deleted" in said(switch(cloud, "off"))
     night = cloud.run(hyperparameters=QUICK, adapter_name="owl")
