@@ -39,7 +39,9 @@ def _off(name: str, record: EndpointRecord) -> tuple[bool, str]:
         return True, "is off"
     if found["EndpointStatus"] in endpoints.IN_PROGRESS:
         return False, f"is {found['EndpointStatus']}"
-    config = found["EndpointConfigName"] if found["EndpointStatus"] == "InService" else record.asleep
+    config: str | None = found["EndpointConfigName"]
+    if found["EndpointStatus"] != "InService":  # broken: what it was to be, or was last accepted as
+        config = record.asleep or next(iter(record.accepted), None)
     # Before it is deleted: called again after that, one could not know any more.
     _remember(name, config)
     scaling.remove(name)
