@@ -1,8 +1,11 @@
 """Throughput and memory of the dataset check on one core: `python -m benchmarks.dataset_check --megabytes 10 1000`.
 
 Each size and mode runs in a process of its own, which reads a file and prints one line of JSON. Rows are made of the
-sentences of examples/stanley, seeded: one to four questions, in half of them a call and its result, a quarter declares
-tools; `--file` measures a file of yours. Seconds are of the processor, so that a busy machine counts the same.
+sentences of examples/stanley, seeded: one to four questions of two, before half of the answers a call and its result,
+answers of one to five; a quarter declares tools. As in the chats of one product, system prompts (3), tools (one list)
+and results (1,063) come again and again, questions and answers hardly: of 67,642 each in 50 MB, 65,374 and 55,425 are
+different. The counter remembers the tokens of headers and of first turns only. `--file` measures a file of yours.
+Seconds are of the processor; a busy machine still costs some, since processes take the caches from each other.
 """
 
 from __future__ import annotations

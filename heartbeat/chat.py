@@ -48,6 +48,15 @@ class Piece(NamedTuple):
     """Whether the model is trained to say it."""
 
 
+class Turn(NamedTuple):
+    """A message as it is written: between the header of its role and <|eot|>."""
+
+    role: str
+    body: Sequence[Piece]
+    supervised: bool = False
+    """Whether the model is trained to end it."""
+
+
 def render(
     messages: Sequence[Any], tools: Sequence[Any] | None = None, *, generation_prompt: bool = False
 ) -> list[Piece]:
@@ -56,21 +65,29 @@ def render(
     An assistant message with `"weight": 0` is shown to the model and not trained on. With `generation_prompt` the
     result ends with the header of an assistant turn. Raises ChatError that names the message.
     """
+    pieces = [Piece(BEGIN_OF_TEXT, special=True)]
+    for turn in turns(messages, tools):
+        pieces += header(turn.role)
+        pieces += turn.body
+        pieces.append(Piece(END_OF_TURN, special=True, supervised=turn.supervised))
+    if generation_prompt:
+        pieces += header("assistant")
+    return pieces
+
+
+def turns(messages: Sequence[Any], tools: Sequence[Any] | None = None) -> Iterator[Turn]:
+    """What `render` writes, turn by turn; `header` gives what is before each. Raises ChatError."""
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
         raise ChatError("`messages` must be a list of at least one message")
-    pieces = [Piece(BEGIN_OF_TEXT, special=True)]
     rest = list(messages)
     if tools:
         # Tools are described at the end of the system message; a conversation without one gets one.
         first = rest.pop(0) if _role(rest[0], 1) == "system" else {"role": "system", "content": ""}
         content = f"{_content(first, 1)}\n\n{_tools_text(tools)}".strip()
-        pieces += _turn("system", [Piece(content)])
+        yield Turn("system", [Piece(content)])
     start = len(messages) - len(rest)
     for number, message in enumerate(rest, start=start + 1):
-        pieces += _message(message, number)
-    if generation_prompt:
-        pieces += _header("assistant")
-    return pieces
+        yield _turn(message, number)
 
 
 CALLS_WITH_TEXT = (
@@ -95,15 +112,14 @@ def text_of(pieces: Sequence[Piece]) -> str:
     return "".join(piece.text for piece in pieces)
 
 
-def _message(message: Any, number: int) -> Iterator[Piece]:
+def _turn(message: Any, number: int) -> Turn:
     role = _role(message, number)
     if role != "assistant":
-        yield from _turn(role, [Piece(_content(message, number))])
-        return
+        return Turn(role, [Piece(_content(message, number))])
     weight = message.get("weight")
     if weight not in (None, 0, 1):
         raise ChatError(f"message {number}: weight={weight!r} must be 0 or 1")
-    yield from _turn(role, _answer(message, number, supervised=weight != 0), supervised=weight != 0)
+    return Turn(role, _answer(message, number, supervised=weight != 0), supervised=weight != 0)
 
 
 def _answer(message: Mapping[str, Any], number: int, *, supervised: bool) -> list[Piece]:
@@ -129,12 +145,9 @@ def _calls_text(calls: Sequence[Any], number: int) -> str:
         raise ChatError(f"message {number}: {error}") from None
 
 
-def _turn(role: str, body: Sequence[Piece], *, supervised: bool = False) -> list[Piece]:
-    return [*_header(role), *body, Piece(END_OF_TURN, special=True, supervised=supervised)]
-
-
 @functools.cache
-def _header(role: str) -> tuple[Piece, ...]:
+def header(role: str) -> tuple[Piece, ...]:
+    """What stands before a turn of this role of Llama 4; a tool's is "ipython"."""
     # The blank line is a piece of its own, as in Meta's encoder: a prompt ends with it and an answer begins after.
     return Piece(HEADER_START, special=True), Piece(role), Piece(HEADER_END, special=True), Piece("\n\n")
 

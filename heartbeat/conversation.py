@@ -105,13 +105,18 @@ def may_have_half_a_pair(text: str) -> bool:
 
 def fingerprint(row: Mapping[str, Any]) -> bytes:
     """Digest of what a sound row says: the same for another order of keys, other call ids or extra keys."""
-    said: list[str] = []
+    return hashlib.sha256(said(row)).digest()
+
+
+def said(row: Mapping[str, Any]) -> bytes:
+    """Contents and calls of a sound row, written so that what is the same chat is the same bytes."""
+    parts: list[str] = []
     for message in row["messages"]:
         content, calls = message.get("content") or "", message.get("tool_calls")
         told = CANONICAL.encode([_call_said(call) for call in calls]) if calls else ""
         # With the lengths before them no two conversations are written alike.
-        said.append(f"{message['role']} {len(content)} {len(told)} {content}{told}")
-    return hashlib.sha256("".join(said).encode()).digest()
+        parts.append(f"{message['role']} {len(content)} {len(told)} {content}{told}")
+    return "".join(parts).encode()
 
 
 def length(row: Mapping[str, Any]) -> Length:

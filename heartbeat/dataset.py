@@ -73,9 +73,13 @@ class Summary:
     """Different ones. Beyond _MOST_NAMES they are counted as one."""
     rows_without_system_prompt: int
     languages: Mapping[str, int]
-    """The first 10,000 rows by the language of their first question, told from its commonest words."""
+    """The first 2,000 rows, and every tenth after them, by the language of their first question."""
+    questions: Mapping[str, int]
+    """Rows by the user's turns, from "1" on; the last is "9 or more"."""
     held_out_rows: int
     """Rows that the split keeps from training, with HELD_OUT_FRACTION and SEED as given."""
+    held_out_strata: Mapping[str, Mapping[str, int]]
+    """The same rows as `routes`, `languages` and `questions` count them: `{"routes": {"none": 12}, …}`."""
     near_duplicate_rows: int | None
     """Rows that nearly repeat an earlier one; None where nobody looked."""
     left_out_rows: int | None
@@ -249,8 +253,10 @@ _MOST_NAMES = 1000
 """Different tools, routes and system prompts that are told apart: memory is not the dataset's to fill."""
 _FEW_ROWS = 20
 """Below this many rows with tools nothing is said about their balance."""
-_LANGUAGE_ROWS = 10_000
-"""Of so many sound rows the language is told: enough for the summary, and a tenth of the time of a large file."""
+_LANGUAGE_ROWS, _LANGUAGE_STEP = 2_000, 10
+"""Of so many sound rows, and of every tenth after them, the language is told: shares to a point or two, and files that
+are sorted by language are told as well; of all rows it would take a fifth of the time."""
+_MANY_QUESTIONS = 9
 _RARE_SHARE = 0.05
 """A tool with a smaller share of all calls is called rare."""
 
@@ -258,8 +264,27 @@ _RARE_SHARE = 0.05
 class _Names(Counter[str]):
     """A count of names, the first _MOST_NAMES of them; the others together are "others"."""
 
-    def note(self, name: str, times: int = 1) -> None:
-        self[name if name in self or len(self) < _MOST_NAMES else "others"] += times
+    def note(self, name: str) -> str:
+        """Returns what it was counted as."""
+        counted = name if name in self or len(self) < _MOST_NAMES else "others"
+        self[counted] += 1
+        return counted
+
+
+class _Strata:
+    """Rows by one of their properties."""
+
+    def __init__(self) -> None:
+        self.rows, self.held_out = _Names(), Counter[str]()
+
+    def note(self, stratum: str, held_out: bool) -> None:
+        counted = self.rows.note(stratum)
+        if held_out:
+            self.held_out[counted] += 1
+
+
+def _questions(count: int) -> str:
+    return str(count) if count < _MANY_QUESTIONS else f"{_MANY_QUESTIONS} or more"
 
 
 class _Checker:
@@ -285,8 +310,8 @@ class _Checker:
         self._digest = hashlib.sha256()
         self._figures = dict.fromkeys((f.name for f in fields(DatasetStats)), 0)
         self._histogram = [0] * len(_BUCKETS)
-        self._tools, self._routes, self._systems, self._languages = _Names(), _Names(), _Names(), _Names()
-        self._declared = _Names()
+        self._tools, self._declared, self._systems = _Names(), _Names(), _Names()
+        self._strata = {"routes": _Strata(), "languages": _Strata(), "questions": _Strata()}
         self._held_out = self._near_duplicates = self._left_out = 0
 
     def add(self, number: int, line: bytes) -> None:
@@ -307,10 +332,11 @@ class _Checker:
             if examined is None or not _is_sound(found):
                 return
             row, facts = examined, plain_rows.facts_of(examined)
-        self._count(number, row, facts)
-        for problem in doubts(row, text):
+        held_out = is_held_out_by(facts.fingerprint, *self._split)
+        self._count(number, row, facts, held_out)
+        for problem in doubts(row, facts.said):
             self._find(number, problem)
-        self._compare(number, row, facts.fingerprint)
+        self._compare(number, row, facts.fingerprint, held_out)
 
     def compare(self, number: int, line: bytes) -> None:
         """A line of the held-out file: its own errors, and whether it was trained on."""
@@ -356,11 +382,13 @@ class _Checker:
         shown = range(used[0], used[-1] + 1) if used else range(0)
         return Summary(
             histogram={_BUCKETS[i]: self._histogram[i] for i in shown},
-            routes=dict(self._routes.most_common()),
+            routes=dict(self._strata["routes"].rows.most_common()),
             system_prompts=len(self._systems),
             rows_without_system_prompt=self._figures["valid_rows"] - self._systems.total(),
-            languages=dict(self._languages.most_common()),
+            languages=dict(self._strata["languages"].rows.most_common()),
+            questions=dict(sorted(self._strata["questions"].rows.items())),
             held_out_rows=self._held_out,
+            held_out_strata={kind: dict(strata.held_out) for kind, strata in self._strata.items()},
             near_duplicate_rows=self._near_duplicates if self._near else None,
             left_out_rows=self._left_out if self._near else None,
         )
@@ -386,7 +414,7 @@ class _Checker:
                 Finding(line=line, severity=severity, code=problem.code, message=problem.message, held_out=held_out)
             )
 
-    def _count(self, number: int, row: Row, facts: Facts) -> None:
+    def _count(self, number: int, row: Row, facts: Facts, held_out: bool) -> None:
         figures, messages, called = self._figures, row["messages"], facts.called
         tokens, supervised_tokens = facts.tokens, facts.supervised_tokens
         if self._counter is not None:
@@ -396,17 +424,19 @@ class _Checker:
             self._tools.note(name)
         for tool in row.get("tools") or ():
             self._declared.note(tool["function"]["name"])
-        self._routes.note(" + ".join(sorted(set(called))) if called else "none")
+        self._strata["routes"].note(" + ".join(sorted(set(called))) if called else "none", held_out)
+        self._strata["questions"].note(_questions(facts.questions), held_out)
         if messages[0]["role"] == "system":
             self._systems.note(messages[0]["content"])
-        if figures["valid_rows"] < _LANGUAGE_ROWS:
-            self._languages.note(language(row))
+        if figures["valid_rows"] < _LANGUAGE_ROWS or not figures["valid_rows"] % _LANGUAGE_STEP:
+            self._strata["languages"].note(language(row), held_out)
         self._histogram[bisect_left(_EDGES, tokens)] += 1
         figures["valid_rows"] += 1
         figures["turns"] += len(messages)
         figures["assistant_turns"] += facts.assistant_turns
         figures["characters"] += facts.characters
         figures["tool_rows"] += bool(called)
+        self._held_out += held_out
         figures["tokens"] += tokens
         figures["supervised_tokens"] += supervised_tokens
         figures["longest_row_tokens"] = max(figures["longest_row_tokens"], tokens)
@@ -419,9 +449,7 @@ class _Checker:
             )
             self._find(number, Problem(code="over_long", severity="warning", message=message))
 
-    def _compare(self, number: int, row: Row, fingerprint: bytes) -> None:
-        held_out = is_held_out_by(fingerprint, *self._split)
-        self._held_out += held_out
+    def _compare(self, number: int, row: Row, fingerprint: bytes, held_out: bool) -> None:
         same = self._seen.first(fingerprint, number)
         if same:
             self._figures["duplicate_rows"] += 1
@@ -446,8 +474,8 @@ class _Checker:
         for what in full:
             message = f"has more rows than the search for {what} remembers; later rows were compared with the first"
             yield Problem(code="search_bounded", severity="warning", message=f"{message} ones only")
-        with_tools = sum(self._routes.values()) if self._declared or self._tools else 0
-        if with_tools < _FEW_ROWS:
+        routes = self._strata["routes"].rows
+        if not (self._declared or self._tools) or routes.total() < _FEW_ROWS:
             return
         calls = self._tools.total()
         for name, rows in self._declared.items():
@@ -458,6 +486,6 @@ class _Checker:
             if len(self._tools) > 1 and times < _RARE_SHARE * calls:
                 message = f"calls {name!r} {times:,} times of {calls:,}: too rare to learn when; add rows that do"
                 yield Problem(code="tool_imbalance", severity="warning", message=message)
-        if calls and not self._routes["none"]:
+        if calls and not routes["none"]:
             message = "calls a tool in every row: it cannot teach when to answer without; add rows without a call"
             yield Problem(code="tool_imbalance", severity="warning", message=message)

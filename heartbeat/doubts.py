@@ -20,7 +20,7 @@ _SECRETS: Mapping[bytes, tuple[str, re.Pattern[str]]] = {
     b"hf_": ("a Hugging Face token", re.compile(r"\bhf_[A-Za-z0-9]{30,}")),
     b"eyJ": ("a JSON web token", re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}")),
 }
-"""What must be in the line's bytes -> what it then may be, and the form of it. Bytes are found at memory's speed."""
+"""What must be in what is said -> what it then may be, and the form of it. Bytes are found at memory's speed."""
 _PIECES: Mapping[bytes, bytes] = {
     b"AKIA": b"AKI",
     b"PRIVATE KEY-----": b"EY-",
@@ -55,6 +55,7 @@ _COMMON = {
     "pt": "os as um uma é e que para com não por do da em se como mais você são",
     "nl": "het een van en niet dat met voor zijn op te aan er ook wat hoe maar naar",
 }
+_NAMES = tuple(_COMMON)
 _LETTERS = {chr(ord("a") + i): name for i, name in enumerate(_COMMON)}
 _LANGUAGES_OF: dict[str, str] = {}
 """Word -> a letter for each of its languages, so that votes are counted in a text."""
@@ -62,21 +63,23 @@ for _letter, _name in _LETTERS.items():
     for _word in _COMMON[_name].split():
         _LANGUAGES_OF[_word] = _LANGUAGES_OF.get(_word, "") + _letter
 _WORD = re.compile(r"[^\W\d_]+")
-_SCRIPTS = (
-    ("ja", re.compile("[\u3040-\u30ff]")),
-    ("zh", re.compile("[\u4e00-\u9fff]")),
-    ("ko", re.compile("[\uac00-\ud7af]")),
-    ("ru or another in Cyrillic", re.compile("[\u0400-\u04ff]")),
-    ("ar or another in Arabic script", re.compile("[\u0600-\u06ff]")),
-)
+_SCRIPTS = {
+    "ja": "\u3040-\u30ff",
+    "zh": "\u4e00-\u9fff",
+    "ko": "\uac00-\ud7af",
+    "ru or another in Cyrillic": "\u0400-\u04ff",
+    "ar or another in Arabic script": "\u0600-\u06ff",
+}
+"""Language -> what tells it, the first that is found: Japanese has Chinese characters too."""
+_OTHER_SCRIPT = re.compile(f"[{''.join(_SCRIPTS.values())}]")
 _READ_CHARACTERS = 200
 """How much of a text its language is told from."""
 
 
-def doubts(row: Mapping[str, Any], line: bytes) -> Iterator[Problem]:
-    """Warnings about a sound row; `line` is its text, in which a first look is quick."""
-    suspected = suspects(line)
-    if suspected or b"@" in line:
+def doubts(row: Mapping[str, Any], said: bytes) -> Iterator[Problem]:
+    """Warnings about a sound row; `said` is as of `conversation.said`: in bytes a first look is quick."""
+    suspected = suspects(said)
+    if suspected or b"@" in said:
         yield from _leaks(row, suspected)
     answer = row["messages"][-1]
     if not is_supervised(answer):
@@ -86,10 +89,10 @@ def doubts(row: Mapping[str, Any], line: bytes) -> Iterator[Problem]:
         yield _warning("refusal", f"answers with a refusal ({_begin(answer['content'])}); {fix}")
 
 
-def suspects(line: bytes) -> list[tuple[str, re.Pattern[str]]]:
-    """What a line may hold of secrets: what it then is, and the form of it."""
-    if b"\1\2\3" in line.translate(_PLACES) or b"xox" in line or b"AIza" in line:
-        return [entry for needle, entry in _SECRETS.items() if needle in line]
+def suspects(said: bytes) -> list[tuple[str, re.Pattern[str]]]:
+    """What may be in it of secrets: what it then is, and the form of it."""
+    if b"\1\2\3" in said.translate(_PLACES) or b"xox" in said or b"AIza" in said:
+        return [entry for needle, entry in _SECRETS.items() if needle in said]
     return []
 
 
@@ -106,17 +109,12 @@ def language(row: Mapping[str, Any]) -> str:
 def language_of(text: str) -> str:
     """Two letters of the language of a text, told from its beginning; "unknown" where it does not tell."""
     text = _plain(text[:_READ_CHARACTERS])
-    if not text.isascii():
-        for name, script in _SCRIPTS:
-            if script.search(text):
-                return name
+    if not text.isascii() and _OTHER_SCRIPT.search(text):
+        return next(name for name, script in _SCRIPTS.items() if re.search(f"[{script}]", text))
     votes = _votes(text)
-    if not votes:
-        return "unknown"
-    (most, first), (next_most, _) = sorted(
-        ((votes.count(letter), letter) for letter in set(votes + "?")), reverse=True
-    )[:2]
-    return _LETTERS[first] if most > max(next_most, 1) else "unknown"
+    counts = [votes.count(letter) for letter in _LETTERS]
+    most = max(counts)
+    return _NAMES[counts.index(most)] if most > 1 and counts.count(most) == 1 else "unknown"
 
 
 def may_be(text: str, language: str) -> bool:
@@ -133,7 +131,7 @@ def may_be(text: str, language: str) -> bool:
 
 def _votes(text: str) -> str:
     """A letter (of _LETTERS) for each word that is common in a language; `text` is in small letters."""
-    return "".join([_LANGUAGES_OF[word] for word in _WORD.findall(text) if word in _LANGUAGES_OF])
+    return "".join(filter(None, map(_LANGUAGES_OF.get, _WORD.findall(text))))
 
 
 def _leaks(row: Mapping[str, Any], suspects: list[tuple[str, re.Pattern[str]]]) -> Iterator[Problem]:

@@ -15,25 +15,29 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from heartbeat import conversation, row_rules, schema
-from heartbeat.conversation import BYTES_PER_TOKEN, CANONICAL, PLAIN, TOKENS_PER_MESSAGE, Row, RowError
+from heartbeat.conversation import BYTES_PER_TOKEN, CANONICAL, PLAIN, TOKENS_PER_MESSAGE, Row
 from heartbeat.tool_calls import why_call_unreadable
 
 _DEEPEST = 32
 """Levels within a part of a row; with those around it fewer than a row may have."""
 _ENDS = ("\n", "", "\r\n")
-_BEFORE_USER = (None, "system", "assistant")
-_BEFORE_ASSISTANT = ("user", "tool")
+_FIRST, _USER, _ASSISTANT, _TOOL = ("system", "user"), ("user",), ("assistant",), ("tool",)
+"""Whose turn it is."""
 
 
 class Facts(NamedTuple):
     """What the statistics of a dataset need to know of a sound row."""
 
+    said: bytes
+    """As `conversation.said`."""
     fingerprint: bytes
     """As `conversation.fingerprint`."""
     tokens: int
     supervised_tokens: int
     """As `conversation.length` estimates both."""
     assistant_turns: int
+    questions: int
+    """Turns of the user."""
     characters: int
     """Of all messages' content."""
     called: tuple[str, ...]
@@ -43,18 +47,22 @@ class Facts(NamedTuple):
 def facts_of(row: Row) -> Facts:
     """Of any sound row, whatever its form."""
     called: list[str] = []
-    assistant_turns = characters = 0
+    assistant_turns = questions = characters = 0
     for message in row["messages"]:
         characters += len(message.get("content") or "")
-        if message["role"] == "assistant":
+        if message["role"] == "user":
+            questions += 1
+        elif message["role"] == "assistant":
             assistant_turns += 1
             called += [call["function"]["name"] for call in conversation.tool_calls(message)]
     length = conversation.length(row)
     return Facts(
+        said=conversation.said(row),
         fingerprint=conversation.fingerprint(row),
         tokens=length.tokens,
         supervised_tokens=length.supervised_tokens,
         assistant_turns=assistant_turns,
+        questions=questions,
         characters=characters,
         called=tuple(called),
     )
@@ -65,162 +73,143 @@ def read(line: bytes) -> tuple[Row, Facts] | None:
     try:
         text = line.decode()
         row, end = _DECODER.raw_decode(text)
-    except (ValueError, RecursionError):
-        return None
-    if type(row) is not dict or text[end:] not in _ENDS:
-        return None
-    escaped = 0
-    if "\\" in text:
-        if conversation.may_have_half_a_pair(text):
+        if text[end:] not in _ENDS:
             return None
-        # A quote after two backslashes may be a quote that ends a text.
-        escaped = text.count('\\"') if '\\\\"' not in text else _ESCAPES.findall(text).count('\\"')
-    try:
-        found = _walk(row)
-    except (ValueError, RecursionError):  # of what is nested too deeply
+        facts, texts = _walk(row)
+    except _NOT_PLAIN:
         return None
     # A key that is there twice is in the text twice, and once in what was parsed of it.
-    return (row, found[0]) if found and text.count('"') - escaped == 2 * found[1] else None
+    quotes, backslashes = text.count('"'), text.count("\\")
+    if backslashes:
+        escaped = text.count('\\"')
+        if escaped < backslashes and escaped + text.count("\\n") < backslashes:
+            if conversation.may_have_half_a_pair(text):
+                return None
+            if '\\\\"' in text:  # A quote after two backslashes may be a quote that ends a text.
+                escaped = _ESCAPES.findall(text).count('\\"')
+        quotes -= escaped
+    return (row, facts) if quotes == 2 * texts else None
 
 
-def _walk(row: Row) -> tuple[Facts, int] | None:
-    """The facts, and how many texts the row has, names of keys among them; None where a rule may be broken."""
-    messages, tools = row.get("messages"), row.get("tools")
-    if type(messages) is not list:
-        return None
+_NOT_PLAIN = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""How the reading of a row ends that has another form than expected, or may break a rule (ValueError)."""
+
+
+def _walk(row: Any) -> tuple[Facts, int]:
+    """The facts, and how many texts the row has, names of keys among them. Raises one of _NOT_PLAIN."""
+    messages, tools = row["messages"], row.get("tools")
     known = _NO_TOOLS if tools is None else _known_tools(marshal.dumps(tools, 2))
     if known is None:
-        return None
+        raise ValueError
     texts = len(row) + known.texts
     if len(row) > 1 + (tools is not None):
-        texts += sum(_texts(value) for key, value in row.items() if key not in ("messages", "tools"))
-    size, supervised_size, assistant_turns, characters = known.size, 0, 0, 0
+        texts += sum([_texts(value) for key, value in row.items() if key not in ("messages", "tools")])
+    assistant_turns = questions = characters = calls_size = supervised_size = 0
     said: list[str] = []
     called: list[str] = []
     waiting: list[Any] = []
-    before: str | None = None
+    expected: tuple[str, ...] = _FIRST
     for message in messages:
-        if type(message) is not dict:
-            return None
-        role, content = message.get("role"), message.get("content")
-        told, bytes_said = "", 0
-        texts += len(message) + 1
-        if len(message) == 2 and type(content) is str:
-            calls = None
-        elif "weight" in message or "function_call" in message:
-            return None
-        else:
+        role, content, calls = message["role"], message.get("content"), None
+        if role not in expected:
+            raise ValueError
+        texts += len(message) + 2  # its keys, role and content
+        if len(message) > 2:
             calls = message.get("tool_calls")
             for key, value in message.items():
                 if key not in _COUNTED:
                     texts += 1 if type(value) is str else _texts(value)
-        if type(content) is str:
-            texts += 1
-            bytes_said = len(content) if content.isascii() else len(content.encode())
-            is_blank = not content or content.isspace()
-        elif content is None:
-            is_blank = True
-        else:
-            return None
-        if is_blank != bool(calls):  # calls come without text, everything else with it
-            return None
-
-        # Whose turn it is
-        if role == "user":
-            if waiting or before not in _BEFORE_USER:
-                return None
-        elif role == "assistant":
-            if waiting or before not in _BEFORE_ASSISTANT:
-                return None
+                    if key in _UNUSUAL:
+                        raise ValueError
+        if calls:
+            if content is None:
+                content = ""
+                texts -= 1
+            if role != "assistant" or content != "":
+                raise ValueError
+            told = "["
+            for call in calls:
+                name, call_id, call_said, size, its_texts = _call(call, known)
+                told += f", {call_said}" if waiting else call_said
+                called.append(name)
+                waiting.append(call_id)
+                calls_size += size
+                texts += its_texts
+            said.append(f"assistant 0 {len(told) + 1} {told}]")
             assistant_turns += 1
-            if calls:
-                read = _calls(calls, known)
-                if read is None:
-                    return None
-                told = f"[{', '.join(read.said)}]"
-                bytes_said += read.size
-                texts += read.texts
-                waiting = read.ids
-                called += read.names
-            supervised_size += bytes_said
-        elif role == "tool":
-            call_id = message.get("tool_call_id")
-            if call_id not in waiting:
-                return None
-            waiting.remove(call_id)
-        elif role != "system" or before is not None:
-            return None
-        if calls and role != "assistant":
-            return None
-        before = role
-        size += bytes_said
-        if content is None:
-            content = ""
+            expected = _TOOL
+            continue
+        if not content or content.isspace():
+            raise ValueError
         characters += len(content)
-        said.append(f"{role} {len(content)} {len(told)} {content}{told}")
-    if before != "assistant":
-        return None
-    tokens = 1 + TOKENS_PER_MESSAGE * len(messages) + round(size / BYTES_PER_TOKEN)
-    supervised_tokens = assistant_turns + round(supervised_size / BYTES_PER_TOKEN)
-    fingerprint = hashlib.sha256("".join(said).encode()).digest()
-    return Facts(fingerprint, tokens, supervised_tokens, assistant_turns, characters, tuple(called)), texts
-
-
-class _Calls(NamedTuple):
-    """What the calls of one message come to."""
-
-    names: list[str]
-    said: list[str]
-    """As CANONICAL writes [name, arguments]"""
-    ids: list[Any]
-    size: int
-    texts: int
-
-
-def _calls(calls: Any, known: _Tools) -> _Calls | None:
-    if type(calls) is not list:
-        return None
-    names: list[str] = []
-    said: list[str] = []
-    ids: list[Any] = []
-    size = texts = 0
-    for call in calls:
-        function: Any = call.get("function") if type(call) is dict else None
-        name = function.get("name") if type(function) is dict else None
-        if type(name) is not str or not name:
-            return None
-        given = arguments = function.get("arguments")
-        if type(given) is str:
-            try:
-                arguments = conversation.loads_again(given)
-            except RowError:
-                return None
-        if type(arguments) is not dict:
-            return None
-        if known.forms is not None:
-            form = known.forms.get(name)
-            if form is None or not form.fits(arguments):
-                return None
-        if not _are_readable(name, tuple(arguments)):
-            return None
-        if all(type(value) is str for value in arguments.values()):
-            pairs = [f"{_quoted(key)}: {_quoted(arguments[key])}" for key in sorted(arguments)]
-            said.append(f"[{_quoted(name)}, {{{', '.join(pairs)}}}]")
-        elif why_call_unreadable(name, arguments):
-            return None
+        said.append(f"{role} {len(content)} 0 {content}")
+        if role == "assistant":
+            assistant_turns += 1
+            supervised_size += len(content) if content.isascii() else len(content.encode())
+            expected = _USER
+        elif role == "tool":
+            waiting.remove(message.get("tool_call_id"))
+            expected = _TOOL if waiting else _ASSISTANT
+        elif role == "user":
+            questions += 1
+            expected = _ASSISTANT
         else:
-            said.append(CANONICAL.encode([name, arguments]))
-        names.append(name)
-        ids.append(call.get("id"))
-        if type(given) is str:
-            size += len(name) + (len(given) if given.isascii() else len(given.encode()))
-        else:
-            size += len(name) + len(PLAIN.encode(given).encode())
-        is_usual = (
-            len(call) == 3 and len(function) == 2 and {type(given), type(call.get("type")), type(ids[-1])} == _STR
-        )
-        texts += _USUAL_TEXTS if is_usual else _texts(call)
-    return _Calls(names, said, ids, size, texts)
+            expected = _USER
+    if not assistant_turns or role != "assistant" or waiting:
+        raise ValueError
+    text = "".join(said)
+    coded = text.encode()
+    # What calls say is written in ASCII here: all further bytes are of contents.
+    size = known.size + calls_size + characters + len(coded) - len(text)
+    facts = Facts(
+        coded,
+        hashlib.sha256(coded).digest(),
+        1 + TOKENS_PER_MESSAGE * len(messages) + round(size / BYTES_PER_TOKEN),
+        assistant_turns + round((supervised_size + calls_size) / BYTES_PER_TOKEN),
+        assistant_turns,
+        questions,
+        characters,
+        tuple(called),
+    )
+    return facts, texts
+
+
+def _call(call: Any, known: _Tools) -> tuple[str, Any, str, int, int]:
+    """Name, id, what it says as CANONICAL writes [name, arguments], bytes, texts. Raises one of _NOT_PLAIN."""
+    function = call["function"]
+    name, given, call_id = function["name"], function["arguments"], call.get("id")
+    arguments = _arguments(given) if type(given) is str else given
+    are_texts = _STR.issuperset(map(type, arguments.values()))
+    if not name or not _are_readable(name, tuple(arguments)):
+        raise ValueError
+    if known.forms is not None and not known.forms[name].fits(arguments, are_texts=are_texts):
+        raise ValueError
+    if are_texts:
+        # Names are of ASCII letters, digits and _ here.
+        pairs = ", ".join([f'"{key}": {_quoted(arguments[key])}' for key in sorted(arguments)])
+        said = f'["{name}", {{{pairs}}}]'
+    elif why_call_unreadable(name, arguments):
+        raise ValueError
+    else:
+        said = CANONICAL.encode([name, arguments])
+    if type(given) is type(call_id) is type(call.get("type")) is str and len(call) == 3 and len(function) == 2:
+        texts = 9  # {"id": …, "type": …, "function": {"name": …, "arguments": …}}
+    else:
+        texts = _texts(call)
+    text = given if type(given) is str else PLAIN.encode(given)
+    size = len(name) + (len(text) if text.isascii() else len(text.encode()))
+    return name, call_id, said, size, texts
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    """As `conversation.loads`, quick where there is nothing but texts without escapes. Raises ValueError."""
+    if "\\" not in text:
+        quick: dict[str, Any]
+        quick, end = _DECODER.raw_decode(text)
+        if end == len(text) and text.count('"') == 4 * len(quick) and _STR.issuperset(map(type, quick.values())):
+            return quick
+    thorough: dict[str, Any] = conversation.loads_again(text)
+    return thorough
 
 
 @functools.lru_cache(maxsize=1024)
@@ -278,13 +267,10 @@ class _Form:
             self._texts = {name for name, one in properties.items() if one.get("type") == "string"}
             self._required = frozenset(required)
 
-    def fits(self, arguments: Mapping[str, Any]) -> bool:
-        if self._is_simple and self._required <= arguments.keys():
-            for name, value in arguments.items():
-                if type(value) is not str or name not in self._texts:
-                    break
-            else:
-                return True
+    def fits(self, arguments: Mapping[str, Any], *, are_texts: bool) -> bool:
+        """`are_texts`: whether all of their values are."""
+        if are_texts and self._is_simple and self._required <= arguments.keys() <= self._texts:
+            return True
         return not self._parameters or schema.mismatch(arguments, self._parameters) is None
 
 
@@ -303,10 +289,9 @@ def _texts(value: Any, levels: int = _DEEPEST) -> int:
     return own + sum([_texts(part, levels - 1) for part in parts])
 
 
-_USUAL_TEXTS = 9
-"""Of {"id": …, "type": …, "function": {"name": …, "arguments": …}}, where all are texts."""
 _STR = {str}
 _quoted = json.encoder.encode_basestring_ascii
 _COUNTED = frozenset({"role", "content", "tool_calls"})
+_UNUSUAL = frozenset({"weight", "function_call"})
 _ESCAPES = re.compile(r"\\.")
 _DECODER = json.JSONDecoder(parse_constant=conversation.refuse_constant)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from heartbeat.chat import END_OF_TURN, render
+from heartbeat.chat import Piece, header, turns
 from heartbeat.conversation import Length
 
 VOCABULARY_SHA256 = "d0bdbaf59b0762c8c807617e2d8ea51420eb1b1de266df2495be755c8e0ed6ed"
@@ -51,25 +51,25 @@ class TokenCounter:
     def __init__(self, encode: Callable[[str], list[int]]) -> None:
         """`encode` takes ordinary text: what looks like a special token is text too."""
         self._encode = encode
-        # The first turn (system prompt and tools) and the roles come again in row after row; answers do not.
+        # Headers and the first turn (system prompt and tools) come again in row after row; answers do not.
         self._count_again = functools.lru_cache(maxsize=64)(self._count)
+        self._header_tokens = functools.cache(lambda role: sum(map(self._of, header(role))))
 
     def length(self, row: Mapping[str, Any]) -> Length:
         """Tokens of a sound row, special ones included. Raises ChatError for a row that is not sound."""
-        tokens = supervised = 0
-        first_turn = True
-        for piece in render(row["messages"], row.get("tools")):
-            if piece.special:
-                count = 1
-                first_turn = first_turn and piece.text != END_OF_TURN
-            elif first_turn or len(piece.text) < 10:
-                count = self._count_again(piece.text)
-            else:
-                count = self._count(piece.text)
-            tokens += count
-            if piece.supervised:
-                supervised += count
+        tokens, supervised = 1, 0  # <|begin_of_text|>
+        count: Callable[[str], int] = self._count_again
+        for role, body, is_supervised in turns(row["messages"], row.get("tools")):
+            said = 1  # <|eot|>
+            for text, special, _ in body:
+                said += 1 if special else count(text)
+            tokens += self._header_tokens(role) + said
+            supervised += said * is_supervised
+            count = self._count
         return Length(tokens=tokens, supervised_tokens=supervised)
+
+    def _of(self, piece: Piece) -> int:
+        return 1 if piece.special else self._count(piece.text)
 
     def _count(self, text: str) -> int:
         if len(text) <= _MOST_CHARACTERS:

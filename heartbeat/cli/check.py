@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from rich.table import Table
@@ -27,12 +28,15 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.max_findings < 0:
         raise UserError(f"--max-findings {arguments.max_findings} must be at least 0")
     if arguments.fix:
+        for option, given in (("--json", arguments.json), ("--held-out", arguments.held_out)):
+            if given:
+                raise UserError(f"--fix goes without {option}; repair the file, then check the copy with {option}")
         return fix(arguments.dataset)
     max_length = FineTuneJob.max_length
     if arguments.max_length is not None:
         max_length = FineTuneJob(max_length=arguments.max_length).max_length  # refuses what no run takes
-    if arguments.held_out and not arguments.held_out.startswith("s3://"):
-        source.file(arguments.held_out)  # that it is not there is said at once
+    if arguments.held_out:
+        source.must_exist(arguments.held_out)
     counter, why = None, "--fast estimates them"
     if not arguments.fast:
         try:
@@ -69,13 +73,17 @@ def show(
         screen.say(_finding(finding))
     hidden = found.num_errors + found.num_warnings - len(shown)
     if hidden > 0:
-        screen.say(f"  … and {hidden:,} more (--max-findings shows them; --json counts them by kind)")
+        screen.say(f"  … and {hidden:,} more (--max-findings shows them). By kind, of all:")
+        screen.say(f"  {', '.join(f'{kind} x {times:,}' for kind, times in Counter(found.counts).most_common())}")
     if shown:
         screen.say()
     verdict = ("✓ ", "green") if found.ok else ("✗ ", "bold red")
     counts = f"{screen.count(found.num_errors, 'error')}, {screen.count(found.num_warnings, 'warning')}"
     screen.say(Text.assemble(verdict, f"{name}: {counts}"))
     screen.console().print(_figures(found.stats, found.summary, own_held_out))
+    if any(finding.line and not finding.held_out for finding in found.errors):
+        screen.say()
+        screen.say(f"  `heartbeat check {shlex.quote(name)} --fix` writes a copy: what is wrong mended, or left out.")
     if found.summary.histogram:
         screen.say()
         screen.say("  tokens of a row, and rows")
@@ -99,6 +107,7 @@ def chart(histogram: Mapping[str, int]) -> list[Text]:
 
 def fix(name: str) -> int:
     """Writes a repaired copy beside the file, or here for one in S3; says what was changed."""
+    source.must_exist(name)
     base = Path(name.rsplit("/", 1)[-1] if name.startswith("s3://") else name).expanduser()
     target = base.with_name(f"{base.stem}.fixed{base.suffix or '.jsonl'}")
     lines = source.lines(name)
@@ -155,25 +164,52 @@ def _figures(stats: DatasetStats, summary: Summary, own_held_out: str | None) ->
     about = "" if stats.tokens_are_exact else "about "
     rows = {
         "rows": f"{stats.rows:,}, of which {stats.trainable_rows:,} can be trained on",
+        "size": f"{screen.size(stats.bytes)}, sha256 {stats.sha256[:16]}…",
+    }
+    of_sound_rows = {
         "turns": f"{stats.turns:,}, of which {stats.assistant_turns:,} are the assistant's",
         "tokens": f"{about}{stats.tokens:,}; the loss is taken on {stats.supervised_tokens:,}",
         "longest row": f"{about}{stats.longest_row_tokens:,} tokens; MAX_LENGTH is {stats.max_length:,}",
         "tool calls": _named(stats.tools) or "none",
-        "rows by tools": _named(summary.routes) or "none",
         "system prompts": _system_prompts(stats, summary),
-        "languages": (_named(summary.languages) or "none") + ", by first question",
         "near-duplicates": "not looked for" if summary.near_duplicate_rows is None else _near(summary),
-        "held out": own_held_out or _held_out(summary),
-        "size": f"{screen.size(stats.bytes)}, sha256 {stats.sha256[:16]}…",
+        "held out": _own(own_held_out, stats) if own_held_out else _held_out(stats, summary),
+        **_strata(stats, summary, own_held_out),
     }
-    for label, value in rows.items():
+    for label, value in (rows | of_sound_rows if stats.valid_rows else rows).items():
         table.add_row(f"  {label}", value)
     return table
 
 
+def _strata(stats: DatasetStats, summary: Summary, own_held_out: str | None) -> dict[str, str]:
+    """Rows by tools, language and questions, with how many of each kind the split holds out."""
+    found = {}
+    kinds = (
+        ("tools", "routes", summary.routes),
+        ("language", "languages", summary.languages),
+        ("questions", "questions", summary.questions),
+    )
+    for word, kind, counts in kinds:
+        if own_held_out:
+            label, value = f"rows by {word}", _named(counts)
+        else:
+            kept = summary.held_out_strata[kind]
+            label, value = (
+                f"  by {word}",
+                _listed(f"{name}: {kept.get(name, 0):,} of {n:,}" for name, n in counts.items()),
+            )
+        looked_at = sum(counts.values())
+        found[label] = value if looked_at == stats.valid_rows else f"{value}, of {looked_at:,} rows that were looked at"
+    return found
+
+
 def _named(counts: Mapping[str, int]) -> str:
-    shown = [f"{name} x {times:,}" for name, times in list(counts.items())[:_MOST_SHOWN]]
-    return ", ".join([*shown, f"{len(counts) - _MOST_SHOWN} more"] if len(counts) > _MOST_SHOWN else shown)
+    return _listed(f"{name} x {times:,}" for name, times in counts.items())
+
+
+def _listed(entries: Iterable[str]) -> str:
+    shown = list(entries)
+    return ", ".join(shown if len(shown) <= _MOST_SHOWN else [*shown[:_MOST_SHOWN], f"{len(shown) - _MOST_SHOWN} more"])
 
 
 def _system_prompts(stats: DatasetStats, summary: Summary) -> str:
@@ -183,11 +219,18 @@ def _system_prompts(stats: DatasetStats, summary: Summary) -> str:
 
 
 def _near(summary: Summary) -> str:
-    return f"{screen.count(summary.near_duplicate_rows or 0, 'row')} nearly repeat an earlier one"
+    if not summary.near_duplicate_rows:
+        return "none"
+    return f"{screen.count(summary.near_duplicate_rows, 'row')} nearly repeating an earlier one"
 
 
-def _held_out(summary: Summary) -> str:
-    said = f"{screen.count(summary.held_out_rows, 'row')} of HELD_OUT_FRACTION={FineTuneJob.held_out_fraction:g}"
+def _own(held_out: str, stats: DatasetStats) -> str:
+    return f"{screen.count(stats.own_held_out_rows, 'row')} of {held_out}"
+
+
+def _held_out(stats: DatasetStats, summary: Summary) -> str:
+    fraction = f"HELD_OUT_FRACTION={FineTuneJob.held_out_fraction:g}"
+    said = f"{summary.held_out_rows:,} of {screen.count(stats.valid_rows, 'row')} ({fraction})"
     if summary.left_out_rows:
         said += f", {summary.left_out_rows:,} of them left out, as they nearly repeat training rows"
     return said

@@ -118,7 +118,9 @@ def _check(commands: _Commands[Parser]) -> None:
     parser.add_argument("--held-out", metavar="FILE", help="your own held-out file: checked too, and for overlap")
     parser.add_argument("--fast", action="store_true", help="estimate tokens, do not look for near-duplicates")
     parser.add_argument(
-        "--fix", action="store_true", help="write a repaired copy, NAME.fixed.jsonl, and say what changed"
+        "--fix",
+        action="store_true",
+        help="write a repaired copy, NAME.fixed.jsonl (here for a file in S3), and say what changed",
     )
     _json(parser)
 

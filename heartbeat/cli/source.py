@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from heartbeat import layout
 from heartbeat.cli.errors import UserError
@@ -14,10 +15,18 @@ _CHUNK_BYTES = 1 << 20
 def lines(dataset: str) -> Iterator[bytes]:
     """The lines of a file, or of an object in S3, with their ends. Raises UserError where it cannot be read."""
     if dataset.startswith("s3://"):
-        yield from _object_lines(dataset)
+        yield from _object(dataset).iter_lines(_CHUNK_BYTES, keepends=True)
         return
     with file(dataset).open("rb") as opened:
         yield from opened
+
+
+def must_exist(dataset: str) -> None:
+    """Raises UserError where a file or an object cannot be read: at once, not when its turn comes."""
+    if dataset.startswith("s3://"):
+        _object(dataset).close()
+    else:
+        file(dataset)
 
 
 def file(name: str) -> Path:
@@ -48,7 +57,8 @@ def instances(given: str | None) -> list[str] | None:
     return [name.strip() for name in given.split(",") if name.strip()] if given else None
 
 
-def _object_lines(uri: str) -> Iterator[bytes]:
+def _object(uri: str) -> Any:
+    """The body of an object in S3. Raises UserError for what is not there, may not be read, or is a folder."""
     from botocore.exceptions import ClientError
 
     from heartbeat.cli.account import client, is_missing
@@ -57,10 +67,37 @@ def _object_lines(uri: str) -> Iterator[bytes]:
         bucket, key = layout.split_uri(uri)
     except ValueError as error:
         raise UserError(str(error)) from None
+    s3 = client("s3")
     try:
-        body = client("s3").get_object(Bucket=bucket, Key=key)["Body"]
+        if not uri.endswith("/"):  # at best the mark that consoles set for a folder
+            return s3.get_object(Bucket=bucket, Key=key)["Body"]
     except ClientError as error:
-        if is_missing(error):
-            raise UserError(f"there is no object {uri}") from None
-        raise
-    yield from body.iter_lines(_CHUNK_BYTES, keepends=True)
+        if error.response["Error"]["Code"] == "AccessDenied":
+            why = error.response["Error"].get("Message", "Access Denied")
+            fix = "use credentials that may, and check the name: without s3:ListBucket what is not there is denied too"
+            raise UserError(f"AWS denied reading {uri} ({why}); {fix}") from None
+        if not is_missing(error):
+            raise
+    raise UserError(_why_no_file(s3, uri, bucket, key))
+
+
+def _why_no_file(s3: Any, uri: str, bucket: str, key: str) -> str:
+    """With the name of a file in it where `uri` is a folder."""
+    from botocore.exceptions import ClientError
+
+    folder = key if key.endswith("/") or not key else f"{key}/"
+    try:
+        listed = s3.list_objects_v2(Bucket=bucket, Prefix=folder, MaxKeys=100).get("Contents", ())
+    except ClientError as error:
+        code = error.response["Error"]["Code"]
+        if code == "NoSuchBucket":
+            return f"there is no bucket {bucket}; check the name in {uri}"
+        if code != "AccessDenied":
+            raise
+        listed = ()
+    inside = [item["Key"] for item in listed if not item["Key"].endswith("/")]
+    if inside or uri.endswith("/"):
+        first = min(inside, key=lambda name: not name.endswith(".jsonl"), default="")
+        example = f", such as {layout.uri(bucket, first)}" if first else ""
+        return f"{uri} is a {'folder' if key else 'bucket'}; name one JSONL file in it{example}"
+    return f"there is no object {uri}; check the name"

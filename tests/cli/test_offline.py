@@ -66,7 +66,22 @@ def test_check_shows_errors_before_warnings_and_says_what_it_hides(
     out = capsys.readouterr().out
     assert "line 2" in out
     assert "line 4" not in out
-    assert "more (--max-findings shows them" in out
+    assert "… and 2 more (--max-findings shows them). By kind, of all:" in out
+    assert "bad_role x 1, not_json x 1, duplicate x 1" in out
+    assert f"`heartbeat check {broken} --fix` writes a copy" in out
+
+
+def test_check_of_a_file_without_sound_rows_shows_no_figures_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "empty.jsonl"
+    file.touch()
+    assert main(["check", str(file), "--held-out", STANLEY]) == 1
+    out = capsys.readouterr().out
+    assert "has no rows; write one JSON object a line" in out
+    assert "rows  0, of which 0 can be trained on" in out
+    assert "longest row" not in out
+    assert "--fix" not in out
 
 
 def test_check_fix_writes_a_copy_says_what_changed_and_never_overwrites(
@@ -100,6 +115,21 @@ def test_check_shows_a_chart_and_says_which_tokens_are_estimates(capsys: pytest.
     assert "█" in said
     assert "Tokens are an estimate" in said
     assert "--fast estimates them" in said
+
+
+def test_check_shows_what_the_split_holds_out_of_each_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", STANLEY, "--fast", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)["summary"]
+    assert main(["check", STANLEY, "--fast"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    held_out = summary["held_out_strata"]
+    assert (
+        f"by tools parquet_query: {held_out['routes']['parquet_query']} of {summary['routes']['parquet_query']}" in said
+    )
+    assert f"fr: {held_out['languages']['fr']} of {summary['languages']['fr']}" in said
+    assert f"by questions 1: {held_out['questions']['1']} of {summary['questions']['1']}" in said
+    assert main(["check", STANLEY, "--fast", "--held-out", STANLEY]) == 0
+    assert f"rows by language en x {summary['languages']['en']}" in " ".join(capsys.readouterr().out.split())
 
 
 def test_check_holds_a_held_out_file_against_the_training_file(capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,7 +215,7 @@ def test_your_own_price_and_rate_win(capsys: pytest.CaptureFixture[str]) -> None
     assert main(["plan", STANLEY, *words, "--spot", "--spot-price", "ml.p5.4xlarge=1", "MAX_STEPS=40"]) == 0
     (candidate,) = json.loads(capsys.readouterr().out)["candidates"]
     assert candidate["confidence"] == "given"
-    assert candidate["seconds_per_step"] == pytest.approx(64 * 351_195 / 1280 / 1000, rel=0.01)
+    assert candidate["seconds_per_step"] == pytest.approx(64 * 351_251 / 1280 / 1000, rel=0.01)
     assert candidate["usd_on_demand"] == pytest.approx(2 * candidate["hours"]) == 2 * candidate["usd_spot"]
 
 

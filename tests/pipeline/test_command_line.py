@@ -104,7 +104,7 @@ def test_a_refused_run_is_explained_and_ends_with_1(capsys: pytest.CaptureFixtur
         (["run", "MAX_STEPS=0"], "MAX_STEPS=0 must be at least 1"),
         (["run", "--endpoint", "theirs"], "endpoint_name='theirs' must be 'heartbeat-dev'"),
         (["chat", "--endpoint", "heartbeat-dev-none", "--once", "x"], "there is no endpoint heartbeat-dev-none"),
-        (["check", "s3://no-such-bucket-here/x.jsonl"], "there is no object s3://no-such-bucket-here/x.jsonl"),
+        (["check", "s3://no-such-bucket-here/x.jsonl"], "there is no bucket no-such-bucket-here; check the name"),
     ],
 )
 def test_a_mistake_is_one_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

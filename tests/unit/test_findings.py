@@ -79,6 +79,11 @@ def test_what_is_in_a_tools_arguments_counts_too() -> None:
     assert codes(line(user(), calling(call(arguments={"to": "a@b.ca"})))) == ["email"]
 
 
+def test_an_escape_hides_nothing() -> None:
+    sound = line(user(), assistant("Write to stan@canadiens.ca with AKIAIOSFODNN7EXAMPLE."))
+    assert codes(sound.replace(b"@", b"\\u0040").replace(b"AKIA", b"\\u0041KIA")) == ["secret", "email"]
+
+
 def test_tools_out_of_balance_are_findings_of_the_file() -> None:
     tools = [*declared(), {"type": "function", "function": {"name": "parquet_query"}}]
     rows = [line(user(f"Q{i}?"), calling(call()), tools=tools) for i in range(40)]
@@ -209,6 +214,31 @@ def test_a_near_duplicate_of_a_training_row_is_left_out() -> None:
         assert all(likeness(own, other) < NEAR for other in sketches if other)
 
 
+def test_strata_are_counted_with_what_the_split_holds_out_of_them() -> None:
+    rows = [
+        line(*[one for n in range(1 + i % 11) for one in (user(f"What is the {i} of {n}?"), assistant())])
+        for i in range(66)
+    ] + [line(user(f"Où est le {i} de la liste?"), calling(call()), tool(), assistant()) for i in range(60)]
+    summary = check(rows, held_out_fraction=0.3, seed=1).summary
+    kept = split([json.loads(row) for row in rows], 0.3, 1)
+    held_out = [row["messages"] for row in (*kept.heldout, *kept.left_out)]
+    asked = [sum(message["role"] == "user" for message in row) for row in held_out]
+    called = sum(len(row) == 4 and "tool_calls" in row[1] for row in held_out)
+    assert summary.questions == {"1": 66, **{str(n): 6 for n in range(2, 9)}, "9 or more": 18}
+    assert summary.held_out_rows == len(held_out) > 20
+    assert summary.held_out_strata["questions"]["9 or more"] == sum(count > 8 for count in asked)
+    assert summary.held_out_strata["routes"] == {"none": len(held_out) - called, "pinecone_search": called}
+    assert summary.held_out_strata["languages"] == {"en": len(held_out) - called, "fr": called}
+
+
+def test_the_language_of_many_rows_is_told_from_some_all_over_the_file() -> None:
+    english, french = (
+        [line(user(asked.format(i)), assistant()) for i in range(2500)]
+        for asked in ("What is the {} of the list?", "Où est le {} de la liste?")
+    )
+    assert check(english + french).summary.languages == {"en": 2050, "fr": 250}
+
+
 def test_the_summary() -> None:
     rows = [
         line(system(), user(), calling(call()), tool(), assistant()),
@@ -222,6 +252,7 @@ def test_the_summary() -> None:
     assert summary.routes == {"none": 2, "pinecone_search": 1}
     assert (summary.system_prompts, summary.rows_without_system_prompt) == (2, 1)
     assert summary.languages == {"en": 2, "fr": 1}
+    assert summary.questions == {"1": 3}
     assert summary.histogram == {"1-64": 2, "65-128": 0, "129-256": 0, "257-512": 1}
     assert not found.stats.tokens_are_exact
     assert json.loads(json.dumps(found.to_dict()))["summary"]["routes"]["none"] == 2

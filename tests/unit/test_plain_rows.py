@@ -21,6 +21,7 @@ ROWS = [json.loads(line) for line in LINES]
 VALUES: list[Any] = [
     None, True, 0, 1, -1.5, "", " ", "x", "é", 'say "so"', "back\\slash", "\\\"", "user", "assistant", "tool", "system",
     [], {}, [[]], {"a": {"b": [1, "c"]}}, "{}", "[]", '{"a": -1}', '{"a": 1, "a": 2}', '{"class": 1}', "c1",
+    "two\nlines", "a\ttab", "\\n", '{"query": "x", "query": "y"}', ' {"query": "\\u00e9"} ', '{"query": "a\\"b"}',
 ]  # fmt: skip
 KEYS = ["role", "content", "tool_calls", "weight", "function_call", "tool_call_id", "id", "type", "arguments", "name",
         "tools", "messages", "extra", 'q"uote', "b\\"]  # fmt: skip
