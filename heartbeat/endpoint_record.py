@@ -27,6 +27,8 @@ class EndpointRecord:
     """Configurations that passed the acceptance check and still exist, the latest first."""
     unaccepted: tuple[str, ...] = ()
     """Those of runs that began and were not accepted, or not yet."""
+    asleep: str | None = None
+    """What the endpoint will be made of again, while it is off by its schedule."""
 
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> EndpointRecord:
@@ -35,6 +37,7 @@ class EndpointRecord:
             previous_config=found["previous_config"],
             accepted=tuple(found["accepted"]),
             unaccepted=tuple(found["unaccepted"]),
+            asleep=found.get("asleep"),
         )
 
     def to_dict(self) -> dict[str, Any]:

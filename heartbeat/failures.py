@@ -118,8 +118,8 @@ _ADVICE: Mapping[Name, str] = {
     Name.ENDPOINT_BUSY: "start again when that run has ended, or name another endpoint_name in the input; the adapter"
     " that passed the gate is kept in the run's folder.",
     Name.ENDPOINT_FAILED: "read the endpoint's log; the adapter that passed the gate is kept in the run's folder.",
-    Name.ACCEPTANCE_FAILED: "compare the two answers in the report: an adapter whose names the server does not know is"
-    " ignored without a word.",
+    Name.ACCEPTANCE_FAILED: "compare the answers in the report: an adapter whose names the server does not know is"
+    " ignored without a word, and other weights than in training answer otherwise.",
     Name.ROLLED_BACK: "the endpoint serves its previous model again; the report and the endpoint's log show what the"
     " new one answered.",
 }

@@ -66,6 +66,10 @@ class Run:
         return self.prefix + "gate.json"
 
     @property
+    def acceptance(self) -> str:
+        return self.prefix + "acceptance.json"
+
+    @property
     def report(self) -> str:
         return self.prefix + "report.html"
 

@@ -130,7 +130,25 @@ def _acceptance(found: Record | None) -> str:
         for answer in found.get("answers") or []
     ]
     table = _table(["question", "answers as", "answer", "time"], rows) if rows else ""
-    return _section(f"Endpoint: {verdict}", _list(found.get("reasons") or []) + table)
+    return _section(f"Endpoint: {verdict}", _list(found.get("reasons") or []) + table + _sample(found.get("sample")))
+
+
+def _sample(sample: Record | None) -> str:
+    """What the endpoint said to held-out rows, beside what the gate found."""
+    if not sample:
+        return ""
+    rows = [
+        [
+            item["metric"].replace("_", " "),
+            f"{item['right']} of {item['turns']}",
+            f"{item['low']:.2f} to {item['high']:.2f}",
+            "too few" if item["refused"] else "as expected",
+        ]
+        for item in sample["metrics"]
+    ]
+    wrong = report_scores.failures(sample["failed"]) if any(item["refused"] for item in sample["metrics"]) else ""
+    head = ["held-out turns that are right", "on the endpoint", "the gate's interval", "verdict"]
+    return (_table(head, rows) if rows else "") + wrong
 
 
 def _plan(plan: Record | None) -> str:

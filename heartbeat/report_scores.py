@@ -32,7 +32,8 @@ def sections(gate: Record) -> Iterator[tuple[str, str]]:
     if scores.get("strata"):
         yield "Where it is right", _strata(scores["strata"])
     if scores.get("failures"):
-        yield f"Held-out rows that failed: {scores.get('failed_rows')}", _failures(scores["failures"])
+        note = f'<p class="note">{len(scores["failures"])} turns, every metric that failed among them.</p>'
+        yield f"Held-out rows that failed: {scores.get('failed_rows')}", note + failures(scores["failures"])
 
 
 def _summary(gate: Record) -> str:
@@ -159,9 +160,9 @@ def _share(counts: Sequence[int] | None) -> str:
     )
 
 
-def _failures(failures: Sequence[Record]) -> str:
-    shown = "".join(_failure(one) for one in failures)
-    return f'<p class="note">{len(failures)} turns, every metric that failed among them.</p>{shown}'
+def failures(turns: Sequence[Record]) -> str:
+    """What was wrong with each of these turns, and what was said before, with what the row has beside it."""
+    return "".join(_failure(one) for one in turns)
 
 
 def _failure(one: Record) -> str:
@@ -171,7 +172,8 @@ def _failure(one: Record) -> str:
     told = "".join(f"<li>{_text(line)}</li>" for line in one["transcript"])
     said = "".join(
         f'<dt>{title}</dt><dd class="said">{_text(one.get(key)) or "<i>nothing</i>"}</dd>'
-        for key, title in (("expected", "the row"), ("base", "base"), ("tuned", "tuned"))
+        for key, title in (("expected", "the row"), ("base", "base"), ("tuned", "tuned"), ("said", "the endpoint"))
+        if key in one
     )
     names = ", ".join(_words(name) for name in one["problems"])
     return (

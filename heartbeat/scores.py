@@ -255,18 +255,20 @@ def _failure(case: Case, score: TurnScore, base: str, tuned: str) -> Failure:
         conversation=case.conversation,
         turn=case.turn,
         problems={name: problem for name, problem in score.problems.items() if problem},
-        transcript=[_told(message) for message in case.prompt],
-        expected=_cut(expected_text(case)),
-        base=_cut(base),
-        tuned=_cut(tuned),
+        transcript=[told(message) for message in case.prompt],
+        expected=cut(expected_text(case)),
+        base=cut(base),
+        tuned=cut(tuned),
     )
 
 
-def _told(message: Mapping[str, Any]) -> str:
+def told(message: Mapping[str, Any]) -> str:
+    """A message of a transcript: "user: …"."""
     calls = message.get("tool_calls")
     said = write_calls(calls) if calls else message.get("content") or ""
-    return _cut(f"{message['role']}: {said}")
+    return cut(f"{message['role']}: {said}")
 
 
-def _cut(text: str) -> str:
+def cut(text: str) -> str:
+    """A text as a record of failures shows it."""
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 1]}…"

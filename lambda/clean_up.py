@@ -67,15 +67,15 @@ def _clean(execution_arn: str, name: str) -> Done:
     _stop_jobs(stem, done)
     record = endpoint_records.read(name)
     if record.holder != execution_arn:  # the run never changed the endpoint, or it was accepted
-        _delete_names(stem, done)
+        _delete_names(stem, done, record)
         return done
     endpoint = _settled(name)
     if endpoint is None or not _is_changed(endpoint, stem, record):
-        _delete_names(stem, done)
+        _delete_names(stem, done, record)
     elif record.previous_config is None:
         aws.client("sagemaker").delete_endpoint(EndpointName=name)
         done.actions.append(f"endpoint {name} deleted")
-        _delete_names(stem, done)
+        _delete_names(stem, done, record)
     else:
         # At once, and without alarms: what it goes back to was accepted, what it leaves was not. The run's model and
         # configuration must outlive their use; the next run that is accepted deletes them.
@@ -122,10 +122,10 @@ def _settled(name: str) -> dict[str, Any] | None:
     return found
 
 
-def _delete_names(stem: str, done: Done) -> None:
-    """Deletes the run's models and configurations, but not what an endpoint serves: a run may end after its model was
-    accepted."""
-    in_use = endpoints.configs_in_use()
+def _delete_names(stem: str, done: Done, record: EndpointRecord) -> None:
+    """Deletes the run's models and configurations, but not what an endpoint serves, or will when it is switched on
+    again: a run may end after its model was accepted."""
+    in_use = {*endpoints.configs_in_use(), record.asleep}
     for name in _names(stem):
         if name not in in_use:
             done.actions += endpoints.delete_config(name)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 from botocore.exceptions import ClientError
 
 import aws
 from heartbeat import layout
-from heartbeat.endpoint_record import EndpointRecord
+from heartbeat.endpoint_record import EndpointRecord, gives_way
 
 _TRIES = 10
 _TAKEN = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "412", "409"})
@@ -18,6 +19,10 @@ _TAKEN = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchK
 
 class TooManyWritersError(Exception):
     """Others wrote the record between every read and write of ours."""
+
+
+class HeldError(Exception):
+    """Another execution may change the endpoint now; the text says which."""
 
 
 def read(name: str) -> EndpointRecord:
@@ -36,6 +41,36 @@ def change(name: str, make: Callable[[EndpointRecord], EndpointRecord]) -> Endpo
         if made == found or _write(name, made, etag):
             return made
     raise TooManyWritersError(f"{layout.endpoint_record(name)} was written by others {_TRIES} times in between")
+
+
+def claim(name: str, execution_arn: str, make: Callable[[EndpointRecord], EndpointRecord]) -> EndpointRecord:
+    """`change` for an execution that is to hold the endpoint, by itself or by `make`. Raises HeldError."""
+
+    def claimed(record: EndpointRecord) -> EndpointRecord:
+        if record.holder == execution_arn:
+            return record
+        if record.holder and not _gives_way(record.holder):
+            raise HeldError(_who(record.holder, name))
+        return make(record)
+
+    return change(name, claimed)
+
+
+def _who(holder: str, endpoint: str) -> str:
+    machine, run = holder.rsplit(":", 2)[1:]
+    if machine.endswith("-Schedule"):
+        return f"endpoint {endpoint} is being switched on or off"
+    return f"run {run} is deploying to endpoint {endpoint} (python -m heartbeat watch {run})"
+
+
+def _gives_way(execution_arn: str) -> bool:
+    try:
+        found = aws.client("stepfunctions").describe_execution(executionArn=execution_arn)
+    except ClientError as error:
+        if error.response["Error"]["Code"] == "ExecutionDoesNotExist":  # Step Functions forgets after 90 days
+            return True
+        raise
+    return gives_way(found["status"], found.get("stopDate"), datetime.now(UTC))
 
 
 def _read(name: str) -> tuple[EndpointRecord, str | None]:

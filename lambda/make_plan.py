@@ -65,6 +65,7 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
         raise InputInvalid(str(error)) from None
     instances = int(os.environ["ENDPOINT_INSTANCES"])
     hourly = None if serving.usd_per_hour is None else serving.usd_per_hour * instances
+    hours = float(os.environ["ENDPOINT_HOURS_PER_MONTH"] or HOURS_PER_MONTH)
     record = {
         **plan.to_dict(),
         "hyperparameters": job.to_hyperparameters(),
@@ -74,7 +75,8 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
         "endpoint": {
             "instances": instances,
             "usd_per_hour": hourly,
-            "usd_per_month": None if hourly is None else hourly * HOURS_PER_MONTH,
+            "hours_per_month": hours,
+            "usd_per_month": None if hourly is None else hourly * hours,
             "instances_while_updating": requests.instances_while_updating(os.environ["ENDPOINT_UPDATE"], instances),
         },
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import secrets
 import signal
 import socket
@@ -77,6 +78,13 @@ class Variant:
         for additional in self.container.get("AdditionalModelDataSources") or []:
             place = opt_ml / "additional-model-data-sources" / additional["ChannelName"]
             self._download_source(s3, additional["S3DataSource"], place)
+            self._weaken(place / "adapter_config.json")
+
+    def _weaken(self, path: Path) -> None:
+        strength = self.account.faults.now.endpoint.adapter_strength
+        if strength != 1 and path.exists():
+            config = json.loads(path.read_text())
+            path.write_text(json.dumps({**config, "lora_alpha": config["lora_alpha"] * strength}))
 
     def _download_source(self, s3: Any, source: dict[str, Any], folder: Path) -> None:
         uri = source["S3Uri"]

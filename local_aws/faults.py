@@ -22,6 +22,8 @@ class EndpointFaults:
     """/invocations answers this HTTP status, whatever the container would say."""
     delay_seconds: float = 0.0
     """Wait before an invocation is passed on."""
+    adapter_strength: float = 1.0
+    """The lora_alpha of a new container's adapters is multiplied by this: live, but not what was trained."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ _ANY_RESOURCE = {
     "TrainingRole": "ecr:GetAuthorizationToken has no resource; cloudwatch:PutMetricData is limited by namespace.",
     "EndpointRole": "ecr:GetAuthorizationToken has no resource; cloudwatch:PutMetricData is limited by namespace.",
     "CleanUpStateMachineRole": "X-Ray and CloudWatch's log delivery have no resources to be limited to.",
+    "ScheduleStateMachineRole": "X-Ray and CloudWatch's log delivery have no resources to be limited to.",
     "StateMachineRole": "X-Ray and CloudWatch's log delivery have no resources to be limited to.",
     "WeightsRole": "ecr:GetAuthorizationToken has no resource; cloudwatch:PutMetricData is limited by namespace.",
     "WeightsStateMachineRole": "X-Ray and CloudWatch's log delivery have no resources to be limited to.",
@@ -25,6 +26,7 @@ _ANY_RESOURCE = {
 def wildcards(settings: Settings) -> dict[str, str]:
     """The wildcards that a run needs because it makes names that no template can know."""
     own = f"/hb-{settings.environment}-*"
+    switching = f":execution:HeartBeat-{settings.environment}-Schedule:*"
     return {
         f"/{layout.DATASETS}*": "An execution may name any dataset below this prefix.",
         f"/{layout.BASE_MODELS}*": "A checkpoint is a folder of many files.",
@@ -47,6 +49,7 @@ def wildcards(settings: Settings) -> dict[str, str]:
         f":alarm:TargetTracking-endpoint/{settings.endpoint_name}*": "Scaling names its alarms by the endpoint.",
         **{f":s3:::{name}/*": "The settings name this bucket of base weights." for name in settings.model_buckets},
         f":execution:HeartBeat-{settings.environment}-Weights:*": "Each bringing of base weights is an execution.",
+        **({switching: "Each switching of the endpoint is an execution."} if settings.schedule else {}),
         ".Arn>:*": "The state machine calls its own functions in whichever version they are.",
     }
 
@@ -54,6 +57,8 @@ def wildcards(settings: Settings) -> dict[str, str]:
 def accept_pipeline_findings(pipeline: Pipeline, settings: Settings) -> None:
     accept_wildcards(pipeline, wildcards(settings))
     for role, reason in _ANY_RESOURCE.items():
-        acknowledge(pipeline.node.find_child(role), {"AwsSolutions-IAM5[Resource::*]": reason})
+        found = pipeline.node.try_find_child(role)  # the schedule's is there where there is a schedule
+        if found:
+            acknowledge(found, {"AwsSolutions-IAM5[Resource::*]": reason})
     for function in pipeline.functions.values():
         acknowledge(function, {"AwsSolutions-L1": "Python 3.13 has security support until October 2029."})

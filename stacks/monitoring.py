@@ -75,6 +75,12 @@ class Monitoring(cdk.Stack):
         self._alarm("RunFailed", machine.metric_failed(period=_PERIOD), "A run failed; its Cause says why")
         self._alarm("RunTimedOut", machine.metric_timed_out(period=_PERIOD), "A run hit the execution's limit")
         self._alarm("RunThrottled", machine.metric_throttled(period=_PERIOD), "Step Functions slowed a run down")
+        if pipeline.schedule_machine:
+            self._alarm(
+                "EndpointNotSwitched",
+                pipeline.schedule_machine.metric_failed(period=_PERIOD),
+                "The endpoint could not be switched on or off; the execution's Cause says why",
+            )
         self._alarm(
             "ImageBuildFailed",
             registry.build_project.metric_failed_builds(period=_PERIOD),

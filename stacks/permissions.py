@@ -168,6 +168,8 @@ class Names:
     environment: str
     endpoint_name: str
     model_package_group: str
+    scheduled: bool = False
+    """Whether there is a state machine that switches the endpoint on and off."""
 
     def _own(self, kind: str) -> str:
         return arn("sagemaker", f"{kind}/hb-{self.environment}-*")
@@ -201,9 +203,20 @@ class Names:
         return arn("states", f"execution:{self.weights_machine}:*")
 
     @property
+    def schedule_machine(self) -> str:
+        return f"{self.state_machine}-Schedule"
+
+    @property
+    def holders(self) -> list[str]:
+        """Executions that may hold an endpoint."""
+        schedule = [arn("states", f"execution:{self.schedule_machine}:*")] if self.scheduled else []
+        return [self.executions, *schedule]
+
+    @property
     def state_machine_arns(self) -> list[str]:
-        """Of runs, and of the bringing of base weights."""
-        return [arn("states", f"stateMachine:{name}") for name in (self.state_machine, self.weights_machine)]
+        """Of runs, of the bringing of base weights, and of the schedule."""
+        names = [self.state_machine, self.weights_machine, *([self.schedule_machine] if self.scheduled else [])]
+        return [arn("states", f"stateMachine:{name}") for name in names]
 
     @property
     def endpoints(self) -> list[str]:
@@ -283,9 +296,10 @@ def managed_rules(*names: str) -> iam.PolicyStatement:
     )
 
 
-def read_served(names: Names) -> list[iam.PolicyStatement]:
+def read_served(names: Names, buckets: Buckets) -> list[iam.PolicyStatement]:
     """Reads which adapters the endpoint serves."""
     return [
+        *buckets.read(layout.ENDPOINTS),
         allow(["sagemaker:DescribeEndpoint"], names.endpoints),
         allow(["sagemaker:DescribeEndpointConfig"], [names.configs]),
         allow(["sagemaker:DescribeModel"], [names.models]),
@@ -301,8 +315,24 @@ def claim_endpoint(names: Names, buckets: Buckets) -> list[iam.PolicyStatement]:
     return [
         *endpoint_records(buckets),
         allow(["sagemaker:DescribeEndpoint"], names.endpoints),
-        # Whether the run that holds the endpoint still goes on.
-        allow(["states:DescribeExecution"], [names.executions]),
+        _ask_holders(names),
+    ]
+
+
+def _ask_holders(names: Names) -> iam.PolicyStatement:
+    """Whether the execution that holds the endpoint still goes on."""
+    return allow(["states:DescribeExecution"], names.holders)
+
+
+def switch_endpoint(names: Names, buckets: Buckets) -> list[iam.PolicyStatement]:
+    """Deletes the endpoint and makes it again of the configuration that it had."""
+    return [
+        *endpoint_records(buckets),
+        _ask_holders(names),
+        allow(["sagemaker:DescribeEndpoint", "sagemaker:DeleteEndpoint", "sagemaker:AddTags"], names.endpoints),
+        allow(["sagemaker:CreateEndpoint"], [*names.endpoints, names.configs]),
+        allow(["sagemaker:DescribeEndpointConfig", "sagemaker:ListTags"], [names.configs]),
+        *_scale(names),
     ]
 
 
@@ -365,7 +395,7 @@ def end_all(names: Names) -> list[iam.PolicyStatement]:
             ["*"],  # SageMaker's lists have no resource; they show names only
         ),
         allow(["states:ListExecutions"], names.state_machine_arns),
-        allow(["states:StopExecution"], [names.executions, names.weights_executions]),
+        allow(["states:StopExecution"], [*names.holders, names.weights_executions]),
         allow(["sagemaker:StopTrainingJob"], [names.jobs]),
         allow(["sagemaker:DescribeEndpoint", "sagemaker:DeleteEndpoint"], names.endpoints),
         allow(["sagemaker:DeleteEndpointConfig"], [names.configs]),

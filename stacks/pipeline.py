@@ -19,6 +19,7 @@ from heartbeat import layout
 from heartbeat.endpoint_record import CLEAN_UP_LIMIT
 from stacks import base_weights, permissions
 from stacks.bundling import stage_lambda
+from stacks.endpoint_schedule import schedules, switch_graph
 from stacks.registry import Registry
 from stacks.rollback import rollback_alarms
 from stacks.serving_image import serving_image
@@ -65,6 +66,7 @@ class Pipeline(Stack):
             environment=settings.environment,
             endpoint_name=settings.endpoint_name,
             model_package_group=group.model_package_group_name,
+            scheduled=settings.schedule is not None,
         )
         self.rollback_alarms = rollback_alarms(self, settings)
         self._alarm_arns = [alarm.alarm_arn for alarm in self.rollback_alarms]
@@ -73,6 +75,7 @@ class Pipeline(Stack):
         self.functions = {name: self._function(name, handler) for name, handler in self._handlers().items()}
         self.weights_machine, self.state_machine = self._state_machines()
         self._clean_up_after_abort()
+        self.schedule_machine = self._schedule_machine()
         self._end_all_with_the_stack()
         for name, value in (
             ("StateMachineArn", self.state_machine.state_machine_arn),
@@ -92,6 +95,12 @@ class Pipeline(Stack):
         see_token = base_weights.see_token(self.hub_token.attr_id)
         allowed = [self._storage.data_bucket.bucket_name, *settings.extra_dataset_buckets]
         models = [self._storage.artifact_bucket.bucket_name, *settings.model_buckets]
+        endpoint = {
+            "ENDPOINT_NAME": self.endpoint_name,
+            "ENDPOINT_INSTANCES": str(settings.endpoint_instances),
+            "ENDPOINT_MAX_INSTANCES": str(settings.endpoint_max_instances or 0),
+            "ENDPOINT_CONCURRENCY": str(settings.endpoint_concurrency),
+        }
         return {
             "check_dataset": Handler(
                 grants=[*buckets.read_datasets(), *buckets.write_runs()],
@@ -103,7 +112,7 @@ class Pipeline(Stack):
                 grants=[
                     *buckets.read_models(),
                     *buckets.write_runs(),
-                    *permissions.read_served(self._names),
+                    *permissions.read_served(self._names, buckets),
                 ],
                 environment={
                     **model,
@@ -111,6 +120,7 @@ class Pipeline(Stack):
                     "VOLUME_SIZE_GIB": str(settings.volume_size_gib),
                     "ENDPOINT_INSTANCES": str(settings.endpoint_instances),
                     "ENDPOINT_UPDATE": settings.endpoint_update,
+                    "ENDPOINT_HOURS_PER_MONTH": f"{settings.schedule.hours_per_month:.1f}" if settings.schedule else "",
                 },
             ),
             "ensure_base_weights": Handler(grants=[*buckets.read_models(), see_token], environment={**model, **token}),
@@ -123,11 +133,12 @@ class Pipeline(Stack):
             "read_training": Handler(grants=[*buckets.read(layout.RUNS), *buckets.write_runs()], minutes=15),
             "quality_gate": Handler(grants=[*buckets.read(layout.RUNS), *buckets.write_runs()]),
             "request_approval": Handler(grants=buckets.write_runs()),
-            "gather_adapters": Handler(grants=permissions.read_served(self._names)),
+            "gather_adapters": Handler(grants=permissions.read_served(self._names, buckets)),
             "acceptance_check": Handler(
                 grants=[
                     permissions.allow(["sagemaker:InvokeEndpoint"], self._names.endpoints),
                     *buckets.read_datasets(),
+                    *buckets.read(layout.RUNS, layout.CHECKPOINTS),
                     *buckets.write_runs(),
                 ],
                 minutes=15,
@@ -135,13 +146,16 @@ class Pipeline(Stack):
             "claim_endpoint": Handler(grants=permissions.claim_endpoint(self._names, buckets)),
             "accept_endpoint": Handler(
                 grants=permissions.accept_endpoint(self._names, buckets),
-                environment={
-                    "ENDPOINT_NAME": self.endpoint_name,
-                    "KEEP_PREVIOUS": str(settings.keep_previous),
-                    "ENDPOINT_INSTANCES": str(settings.endpoint_instances),
-                    "ENDPOINT_MAX_INSTANCES": str(settings.endpoint_max_instances or 0),
-                    "ENDPOINT_CONCURRENCY": str(settings.endpoint_concurrency),
-                },
+                environment={**endpoint, "KEEP_PREVIOUS": str(settings.keep_previous)},
+            ),
+            **(
+                {
+                    "switch_endpoint": Handler(
+                        grants=permissions.switch_endpoint(self._names, buckets), environment=endpoint
+                    )
+                }
+                if settings.schedule
+                else {}
             ),
             "write_report": Handler(grants=[*buckets.read(layout.RUNS), *buckets.write_runs()]),
             "explain_failure": Handler(
@@ -345,13 +359,33 @@ class Pipeline(Stack):
             targets=[targets.SfnStateMachine(machine)],
         )
 
+    def _schedule_machine(self) -> sfn.StateMachine | None:
+        """None where the endpoint is always there."""
+        plan = self._settings.schedule
+        if plan is None:
+            return None
+        machine = self._machine(
+            "Schedule",
+            name=self._names.schedule_machine,
+            comment='Switches the endpoint. Input: {"switch": "on"} or {"switch": "off"}.',
+            start=switch_graph(self, "Switching", function=self.functions["switch_endpoint"]),
+            timeout=Duration.days(1),
+        )
+        schedules(self, plan=plan, machine=machine, name=f"{self._names.state_machine}-endpoint")
+        return machine
+
     def _end_all_with_the_stack(self) -> None:
         """Deleted first: while what it waits on is there, runs can be stopped and what they made can be ended."""
         function = self.functions["end_all"]
         ending = CustomResource(
             self, "WhatRunsLeft", service_token=function.function_arn, resource_type="Custom::WhatRunsLeft"
         )
-        ending.node.add_dependency(function, self.state_machine, self.weights_machine, self._group)
+        machines = [
+            self.state_machine,
+            self.weights_machine,
+            *([self.schedule_machine] if self.schedule_machine else []),
+        ]
+        ending.node.add_dependency(function, *machines, self._group)
 
     def _log_group(self, id_: str) -> logs.LogGroup:
         """Named by CloudFormation: one that was retained does not stand in the way of the next deployment."""

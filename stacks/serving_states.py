@@ -114,7 +114,10 @@ def _gather_adapters(states: States) -> tasks.LambdaInvoke:
                 "container": "{% $plan.serving.container %}",
             },
         },
-        assign={"container": "{% $states.result.Payload.container %}"},
+        assign={
+            "container": "{% $states.result.Payload.container %}",
+            "adapters": "{% $states.result.Payload.names %}",
+        },
     )
 
 
@@ -144,7 +147,7 @@ def _create_endpoint_config(states: States) -> sfn.CustomState:
             instance_type="{% $plan.serving.instance_type %}",
             num_instances=states.inputs.endpoint.num_instances,
             pools="{% $plan.serving.instance_pools %}" if states.inputs.serving_falls_back else None,
-            config_tags=states.tags(),
+            config_tags=_endpoint_tags(states),  # an endpoint that is made of it again has them too
         ),
     )
 
@@ -208,10 +211,12 @@ def _wait_for_endpoint(states: States) -> Part:
     accept = states.invoke(
         "Acceptance check",
         "acceptance_check",
-        comment="Through InvokeEndpoint: it answers, and the adapter changes the answers",
+        comment="Through InvokeEndpoint: the adapter changes the answers, held-out rows are answered as in training",
         payload={
             "endpoint_name": "{% $run.endpoint_name %}",
             "adapter_name": "{% $run.adapter_name %}",
+            "adapters": "{% $adapters %}",
+            "max_model_len": "{% $plan.serving.container.max_model_len %}",
             "dataset": "{% $run.dataset %}",
         },
         assign={"accepted": "{% $states.result.Payload %}"},

@@ -17,6 +17,7 @@ from aws_cdk import aws_logs as logs
 from constructs import Node
 
 from heartbeat import base_weights, catalog, layout, requests, score_gate
+from heartbeat.endpoint_schedule import EndpointSchedule
 from heartbeat.job import SettingError
 from stacks.bundling import ROOT
 
@@ -108,6 +109,10 @@ class Settings:
     endpoint_update: str = "all_at_once"
     """How traffic moves to a new model: `all_at_once`, `canary` (one instance first) or `rolling`. The last two need
     endpoint_instances=2; the first two bill twice the instances while an update lasts."""
+    endpoint_schedule: Mapping[str, str] = field(default_factory=dict)
+    """When the app's endpoint exists, like `{"on": "07:00", "off": "20:00", "days": "MON-FRI", "time_zone":
+    "America/Toronto"}`; always when left out. Deleted at `off`, it bills nothing; made again at `on`, it answers some
+    minutes later (heartbeat.requests.SCALE_OUT_SECONDS, assumed), if there is capacity then."""
     keep_previous: int = 1
     """How many configurations and models before the one that serves are kept, to go back to by hand."""
     serving_internet: bool = False
@@ -142,10 +147,12 @@ class Settings:
             )
         if not self.endpoint_name:
             object.__setattr__(self, "endpoint_name", f"heartbeat-{self.environment}")
-        object.__setattr__(self, "tags", types.MappingProxyType(dict(self.tags)))
+        for name in ("tags", "endpoint_schedule"):
+            object.__setattr__(self, name, types.MappingProxyType(dict(getattr(self, name))))
         self._check_words()
         self._check_numbers()
         self._check_update()
+        self._check_schedule()
         self._check_instances()
         self._check_gate()
 
@@ -179,6 +186,11 @@ class Settings:
             read = _from_text if name in from_command_line else _checked
             values[name] = read(f"{prefix}{name}", value, types_by_name[name])
         return cls(environment=environment, **values)
+
+    @property
+    def schedule(self) -> EndpointSchedule | None:
+        """None for an endpoint that is always there."""
+        return EndpointSchedule.from_mapping(self.endpoint_schedule) if self.endpoint_schedule else None
 
     @property
     def gate_path(self) -> Path:
@@ -285,6 +297,12 @@ class Settings:
                 f"moves half of the instances at the most, and endpoint_instances={self.endpoint_instances}",
                 "set endpoint_instances to 2, or leave endpoint_update out",
             )
+
+    def _check_schedule(self) -> None:
+        try:
+            _ = self.schedule
+        except SettingError as error:
+            self._refuse("endpoint_schedule", str(error), "or leave it out for an endpoint that is always there")
 
     def _check_instances(self) -> None:
         if not self.instance_types:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from heartbeat import asking, probes, scores
+from heartbeat import asking, held_out_sample, probes, scores
 from heartbeat.durations import about
 from heartbeat.job import FineTuneJob
 from training_code.clock import Clock
@@ -123,6 +123,9 @@ class Asking:
             self.say(f"warning: {self.why_not}")
             return
         self.tuned = self._ask(self.questions, adapted=True, seconds_at_most=left)
+        if self.tuned is not None and self.ranks.is_first:
+            # Now, not with the questions: S3 counts the days until it expires from here.
+            write_json(self.folder / held_out_sample.FILE, self.questions.sample)
 
     def record(self) -> dict[str, Any]:
         """What scores.json holds: the scores with transcripts of what failed, or why there are none."""

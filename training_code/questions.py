@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from heartbeat import cases, persona, probes
-from heartbeat.cases import Case
+from heartbeat import cases, held_out_sample, persona, probes
+from heartbeat.cases import Case, Message
 from heartbeat.chat import render
 from heartbeat.job import FineTuneJob
 from heartbeat.persona import Persona
@@ -35,6 +37,8 @@ class Questions:
     """Held-out rows that are asked about."""
     num_over_long: int
     """Cases whose own turn has more than `max_new_tokens` tokens: what is said there is cut."""
+    sample: dict[str, Any]
+    """What of them the endpoint will be asked: see heartbeat.held_out_sample."""
 
     @property
     def digest(self) -> str:
@@ -55,20 +59,29 @@ def of_run(job: FineTuneJob, rows: Data, tokenizer: ChatTokenizer, base: Path) -
         return None
     asked = cases.cases(chosen, rows.tools)
     general = probes.of_base(base)
-    turns = [(case.prompt, case.declared or None) for case in asked]
     expected = (tokenizer.encode_text(cases.expected_text(case)) for case in asked)
+
+    def prompt(messages: Sequence[Message], declared: Sequence[Any] | None) -> list[int]:
+        return tokenizer.encode(render(messages, declared or None, generation_prompt=True)).ids
+
     return Questions(
         cases=asked,
         general=general,
         persona=persona.load(),
         prompts=[
-            tokenizer.encode(render(messages, declared, generation_prompt=True)).ids
-            for messages, declared in [*turns, *((question.messages, None) for question in general)]
+            *(prompt(case.prompt, case.declared) for case in asked),
+            *(prompt(question.messages, None) for question in general),
         ],
         stop_ids=_stop_ids(base, tokenizer),
         max_new_tokens=job.eval_max_new_tokens,
         num_rows=len(chosen),
         num_over_long=sum(len(ids) >= job.eval_max_new_tokens for ids in expected),
+        sample=held_out_sample.keep(
+            chosen,
+            rows.tools,
+            max_new_tokens=job.eval_max_new_tokens,
+            count=lambda case: len(prompt(case.prompt, case.declared)),
+        ),
     )
 
 

@@ -70,6 +70,11 @@ def actions(app: App) -> Iterator[Action]:
         yield Action(RUN, item["name"], partial(stepfunctions.stop_execution, executionArn=arn))
     for job in training_jobs(app.environment):
         yield Action("training job", job.name, partial(sagemaker.stop_training_job, TrainingJobName=job.name))
+    s3, bucket = client("s3"), app.artifact_bucket
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=layout.ENDPOINTS):
+        for item in page.get("Contents", []):  # first: a schedule makes endpoints again of what they name
+            key = item["Key"]
+            yield Action("record of an endpoint", key, partial(s3.delete_object, Bucket=bucket, Key=key))
     yield from _scaling(app.environment)
     for endpoint in endpoints(app.environment):
         yield Action("endpoint", endpoint.name, partial(_delete_endpoint, endpoint.name))
@@ -78,11 +83,6 @@ def actions(app: App) -> Iterator[Action]:
         yield Action("endpoint configuration", name, partial(sagemaker.delete_endpoint_config, EndpointConfigName=name))
     for name in _names("list_models", "Models", "ModelName", NameContains=stem):
         yield Action("model", name, partial(sagemaker.delete_model, ModelName=name))
-    s3, bucket = client("s3"), app.artifact_bucket
-    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=layout.ENDPOINTS):
-        for item in page.get("Contents", []):  # they name configurations that are gone after this
-            key = item["Key"]
-            yield Action("record of an endpoint", key, partial(s3.delete_object, Bucket=bucket, Key=key))
     # A group that holds versions cannot be deleted, and with it the stack.
     group = f"heartbeat-{app.environment}"
     for arn in _names("list_model_packages", "ModelPackageSummaryList", "ModelPackageArn", ModelPackageGroupName=group):

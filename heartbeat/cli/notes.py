@@ -33,7 +33,10 @@ def gate(found: Found) -> str:
 
 
 def acceptance(found: Found) -> str:
-    return "; ".join(found["reasons"])
+    sample = found.get("sample")
+    if not found["passed"] or not sample:
+        return "; ".join(found["reasons"])
+    return f"{found['reasons'][0]}; {screen.count(sample['turns'], 'held-out turn')} as in training"
 
 
 SOURCES: Mapping[str, tuple[str, Callable[[Found], str]]] = {

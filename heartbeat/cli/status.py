@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from botocore.exceptions import ClientError
 from rich import box
 from rich.table import Table
 
-from heartbeat import catalog
+from heartbeat import catalog, layout
 from heartbeat.cli import executions, screen
-from heartbeat.cli.account import client, connect, is_local
+from heartbeat.cli.account import App, client, connect, is_local
 
 HOURS_PER_MONTH = 730
 
@@ -38,8 +40,22 @@ def run(arguments: argparse.Namespace) -> int:
         record = {"running": [asdict(item) for item in found], "executions": [item["name"] for item in runs]}
         print(json.dumps(record, indent=1, default=str))
     else:
+        _say_off(app)
         _show(app.environment, found, [item["name"] for item in runs])
     return 0
+
+
+def _say_off(app: App) -> None:
+    """Whether the app's endpoint is off by its schedule, and how it comes on before its time."""
+    record = None
+    with contextlib.suppress(ClientError):  # who may not read the bucket is still told what bills
+        record = app.read_json(layout.endpoint_record(app.endpoint_name))
+    if record and record.get("asleep"):
+        screen.say(f"Endpoint {app.endpoint_name} is off by its schedule. To switch it on now:")
+        screen.say(
+            f"  aws stepfunctions start-execution --state-machine-arn {app.state_machine_arn}-Schedule"
+            """ --input '{"switch": "on"}'"""
+        )
 
 
 def endpoints(environment: str) -> list[Running]:

@@ -63,3 +63,28 @@ def test_a_change_that_fails_leaves_the_record(account: Account) -> None:
         endpoint_records.change(name, lambda _: 1 // 0)  # type: ignore[arg-type, return-value]
     assert endpoint_records.read(name) == kept
     assert endpoint_records.read(account.name("other")) == EndpointRecord()
+
+
+@pytest.mark.parametrize(
+    ("holder", "says"),
+    [
+        ("HeartBeat-dev:nightly", "run nightly is deploying to endpoint {} (python -m heartbeat watch nightly)"),
+        ("HeartBeat-dev-Schedule:x", "endpoint {} is being switched on or off"),
+    ],
+)
+def test_who_holds_an_endpoint_is_said_until_it_has_ended(
+    account: Account, monkeypatch: pytest.MonkeyPatch, holder: str, says: str
+) -> None:
+    name = account.name("endpoint")
+    arn = f"arn:aws:states:us-east-1:123456789012:execution:{holder}"
+    endpoint_records.change(name, lambda record: record.claimed(arn, "config"))
+    with monkeypatch.context() as running:
+        running.setattr(endpoint_records, "_gives_way", lambda _: False)
+        with pytest.raises(endpoint_records.HeldError) as held:
+            endpoint_records.claim(name, "another", lambda record: record.claimed("another", "other"))
+        assert str(held.value) == says.format(name)
+        assert endpoint_records.claim(name, arn, lambda _: EndpointRecord()).holder == arn, "its own is not made anew"
+    taken = endpoint_records.claim(name, "another", lambda record: record.claimed("another", "other"))
+    assert (taken.holder, taken.unaccepted) == ("another", ("other", "config")), (
+        "Step Functions knows no such execution"
+    )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -219,8 +220,13 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
 
 @contextmanager
 def deployed(root: Path, *settings: str) -> Iterator[Cloud]:
-    """An AWS with the app in it, a base model and the default dataset; `settings` are `name=value` of dev."""
-    with fake_hub.serve() as hub, start(root) as server:
+    """An AWS with the app in it, a base model and the default dataset; `settings` are `name=value` of dev.
+
+    Its jobs and endpoints compute with one thread each: with more threads than idle cores they wait for one another,
+    and an alarm takes the endpoint for a slow one.
+    """
+    one_thread = mock.patch.dict(os.environ, OMP_NUM_THREADS="1")
+    with one_thread, fake_hub.serve() as hub, start(root) as server:
         cdk(server, "bootstrap", "--output", str(root / "cdk.out"))
         own = [
             "gate_file=tests/pipeline/gate.toml",

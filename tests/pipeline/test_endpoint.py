@@ -60,9 +60,17 @@ def test_trains_passes_and_serves(cloud: Cloud, first: Outcome) -> None:
     record = json.loads(cloud.run_file(outcome, "run.json"))
     assert record["gate"]["passed"]
     assert record["acceptance"]["passed"]
+    # Held-out rows were asked of the endpoint as well, one turn of each, and what was said is not kept.
+    sample, speed = record["acceptance"]["sample"], record["acceptance"]["speed"]
+    assert sample["turns"] == speed["calls"] == record["gate"]["scores"]["asked"]["rows"]
+    assert [metric["metric"] for metric in sample["metrics"]] == ["persona"]
+    assert all(set(one) == {"row", "turn", "problems"} for one in sample["failed"])
+    assert 0 < speed["p50_seconds"] <= speed["p95_seconds"]
+    assert speed["tokens_per_second"] > 0
     assert record["metrics"]["heldout"]["tuned_loss"] < record["metrics"]["heldout"]["base_loss"]
     page = cloud.run_file(outcome, "report.html").decode()
     assert "is serving" in page
+    assert "tokens/s, asked one by one" in page
     packages = cloud.client("sagemaker").list_model_packages(ModelPackageGroupName="heartbeat-dev")
     assert packages["ModelPackageSummaryList"]
 
@@ -109,7 +117,8 @@ def test_an_alarm_during_an_update_brings_the_old_model_back(cloud: Cloud) -> No
     assert "Acceptance check" not in cloud.states(arn)
     assert cloud.left_behind(outcome.stem) == []
     assert serving(cloud) == before
-    assert record_of(cloud) == {"holder": None, "previous_config": None, "accepted": [before], "unaccepted": []}
+    kept = {"holder": None, "previous_config": None, "accepted": [before], "unaccepted": [], "asleep": None}
+    assert record_of(cloud) == kept
 
 
 @pytest.mark.usefixtures("first")
@@ -188,6 +197,8 @@ def test_a_second_name_is_served_beside_the_first_and_replaced_alone(cloud: Clou
     assert added.status == "SUCCEEDED", added.cause
     assert added.output["adapter_name"] == "canary"
     assert len({stanley, ask(cloud, name, "canary"), ask(cloud, name, requests.BASE_NAME)}) == 3
+    asked = json.loads(cloud.run_file(added, "acceptance.json"))["answers"]
+    assert {requests.TUNED_NAME, "canary", requests.BASE_NAME} <= {answer["model"] for answer in asked}
     assert ask(cloud, name, requests.TUNED_NAME) == stanley
 
     # Trained as the one beside it was, it is the same adapter.
@@ -205,6 +216,49 @@ def test_a_good_update_serves_the_new_adapter(cloud: Cloud) -> None:
     assert "Update endpoint" in cloud.states(second.arn)
     assert serving(cloud).startswith(second.stem)
     assert ask(cloud, name, requests.TUNED_NAME) != before
+
+
+def introductions(first: int, count: int) -> bytes:
+    """Rows that a random model learns in a few steps: asked who he is, Stanley says his name."""
+    rows = (
+        {
+            "messages": [
+                {"role": "user", "content": f"Question {number}: who are you?"},
+                {"role": "assistant", "content": "Stanley."},
+            ]
+        }
+        for number in range(first, first + count)
+    )
+    return "".join(f"{json.dumps(row)}\n" for row in rows).encode()
+
+
+@pytest.mark.usefixtures("first")
+def test_an_adapter_that_is_live_but_worse_than_in_training_is_rolled_back(cloud: Cloud) -> None:
+    before = serving(cloud)
+    given = {
+        "hyperparameters": QUICK,
+        "dataset": cloud.put_dataset("introductions.jsonl", introductions(0, 40)),
+        "held_out_dataset": cloud.put_dataset("held-out-introductions.jsonl", introductions(100, 60)),
+        "adapter_name": "introduced",
+    }
+    cloud.server.set_faults(endpoint={"adapter_strength": 0.1})
+    worse = cloud.run(**given)
+    cloud.server.set_faults()
+    assert (worse.status, worse.error) == ("FAILED", "RolledBack"), worse.cause
+    assert "of 12 held-out turns too few are right: persona 0 of 12 (the gate's interval " in worse.cause
+    assert "who are you" not in worse.cause, "transcripts are no part of the execution's history"
+    assert serving(cloud) == before
+    name = f"runs/{worse.arn.rsplit(':', 1)[-1]}/acceptance.json"
+    assert f"s3://{cloud.outputs['ArtifactBucketName']}/{name}" in worse.cause
+    failed = json.loads(cloud.read(name))["sample"]["failed"]
+    assert len(failed) == 12
+    assert all("who are you?" in one["transcript"][-1] and one["said"] != "Stanley." for one in failed)
+    page = cloud.run_file(worse, "report.html").decode()
+    assert page.count("<dt>the endpoint</dt>") == 12
+
+    served = cloud.run(**given)
+    assert served.status == "SUCCEEDED", served.cause
+    assert "Stanley" in ask(cloud, cloud.outputs["EndpointName"], "introduced")
 
 
 def test_an_answer_is_streamed_and_says_the_same(cloud: Cloud, first: Outcome) -> None:

@@ -41,6 +41,7 @@ AFTER_TRAINING = [
     ("StateMachineRole", "sagemaker:CreateEndpoint"),
     ("EndpointRole", "s3:GetObject"),
     ("AcceptanceCheckRole", "sagemaker:InvokeEndpoint"),
+    ("AcceptanceCheckRole", "s3:GetObject"),
 ]
 
 

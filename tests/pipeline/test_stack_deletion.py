@@ -1,14 +1,101 @@
-"""An app of other settings, and its end: nothing that bills outlives the stacks."""
+"""An app of other settings: its endpoint off and on by the clock, and its end, which nothing that bills outlives."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
-from tests.pipeline.conftest import QUICK, cdk, deployed
+from heartbeat import requests
+from tests.pipeline.conftest import QUICK, ROOT, Cloud, Outcome, cdk, deployed
+
+SETTINGS = [
+    "endpoint_instances=2",
+    "endpoint_max_instances=4",
+    "endpoint_update=canary",
+    'endpoint_schedule={"on": "07:00", "off": "20:00"}',
+]
+
+
+def stop_the_clock(cloud: Cloud) -> None:
+    """The tests start what the schedules would, whatever the time of day is."""
+    scheduler = cloud.client("scheduler")
+    for item in scheduler.list_schedules()["Schedules"]:
+        found = scheduler.get_schedule(Name=item["Name"])
+        kept = {name: found[name] for name in ("Name", "ScheduleExpression", "Target", "FlexibleTimeWindow")}
+        scheduler.update_schedule(**kept, State="DISABLED")
+
+
+def switch(cloud: Cloud, to: str) -> Outcome:
+    """Starts what the schedule starts, as the schedule does."""
+    target = cloud.client("scheduler").get_schedule(Name=f"HeartBeat-dev-endpoint-{to}")["Target"]
+    machine, given = target["Arn"], json.loads(target["Input"])
+    assert given["switch"] == to
+    states = cloud.client("stepfunctions")
+    return cloud.wait(states.start_execution(stateMachineArn=machine, input=json.dumps(given))["executionArn"])
+
+
+def status(cloud: Cloud) -> str:
+    """What the command line says of the app."""
+    given = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    command = [sys.executable, "-m", "heartbeat", "status"]
+    found = subprocess.run(
+        command, env={**given, **cloud.server.environment}, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return found.stdout
+
+
+def said(outcome: Outcome) -> str:
+    assert outcome.status == "SUCCEEDED", (outcome.error, outcome.cause)
+    return str(outcome.output["said"])
+
+
+def record(cloud: Cloud) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(cloud.read(f"endpoints/{cloud.outputs['EndpointName']}.json"))
+    return found
+
+
+def is_off(cloud: Cloud) -> bool:
+    scaling = cloud.client("application-autoscaling")
+    targets = scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
+    return not cloud.client("sagemaker").list_endpoints()["Endpoints"] and not targets
+
+
+def switch_off_and_on(cloud: Cloud) -> None:
+    """Off nothing bills, on it is what it was; a run that comes meanwhile keeps the adapters."""
+    sagemaker, name = cloud.client("sagemaker"), cloud.outputs["EndpointName"]
+    before = cloud.wait_for_endpoint(name)
+    tags = sorted(tag["Key"] for tag in sagemaker.list_tags(ResourceArn=before["EndpointArn"])["Tags"])
+    assert "was not switched off" in said(switch(cloud, "on"))
+
+    assert f"made again of {before['EndpointConfigName']}" in said(switch(cloud, "off"))
+    assert is_off(cloud)
+    assert f"Endpoint {name} is off by its schedule" in status(cloud)
+    assert (record(cloud)["asleep"], record(cloud)["holder"]) == (before["EndpointConfigName"], None)
+    assert said(switch(cloud, "off")).endswith("is off")
+
+    assert "is in service, 2 to 4 instances" in said(switch(cloud, "on"))
+    again = cloud.wait_for_endpoint(name)
+    assert again["EndpointConfigName"] == before["EndpointConfigName"]
+    assert sorted(tag["Key"] for tag in sagemaker.list_tags(ResourceArn=again["EndpointArn"])["Tags"]) == tags
+    assert record(cloud)["asleep"] is None
+    assert "schedule" not in status(cloud)
+
+    assert "is deleted" in said(switch(cloud, "off"))
+    night = cloud.run(hyperparameters=QUICK, adapter_name="owl")
+    assert night.status == "SUCCEEDED", night.cause
+    found = json.loads(cloud.run_file(night, "acceptance.json"))["answers"]
+    assert {"owl", requests.TUNED_NAME} <= {answer["model"] for answer in found}, "the adapter from before is served"
+    kept = record(cloud)
+    assert (kept["asleep"], kept["accepted"][1]) == (None, before["EndpointConfigName"])
 
 
 def test_cdk_destroy_ends_what_runs_left(tmp_path: Path) -> None:
-    with deployed(tmp_path, "endpoint_instances=2", "endpoint_max_instances=4", "endpoint_update=canary") as cloud:
+    with deployed(tmp_path, *SETTINGS) as cloud:
+        stop_the_clock(cloud)
         sagemaker, scaling = cloud.client("sagemaker"), cloud.client("application-autoscaling")
         for seed in (0, 1):  # create, then update
             outcome = cloud.run(hyperparameters={**QUICK, "SEED": seed})
@@ -21,6 +108,8 @@ def test_cdk_destroy_ends_what_runs_left(tmp_path: Path) -> None:
         assert (target["MinCapacity"], target["MaxCapacity"]) == (2, 4)
         (policy,) = scaling.describe_scaling_policies(ServiceNamespace="sagemaker")["ScalingPolicies"]
         assert policy["TargetTrackingScalingPolicyConfiguration"]["TargetValue"] == 4
+
+        switch_off_and_on(cloud)
 
         running = cloud.start(hyperparameters={**QUICK, "MAX_STEPS": 100_000})
         job = cloud.wait_for_job(running)["TrainingJobName"]

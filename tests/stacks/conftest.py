@@ -20,6 +20,7 @@ OWN = Settings(
     extra_dataset_buckets=("elsewhere",),
     base_model_uri="s3://models-elsewhere/scout/",
     endpoint_name="Habs",
+    endpoint_schedule={"on": "07:30", "off": "20:00", "days": "MON-FRI", "time_zone": "America/Toronto"},
     vllm_image="123456789012.dkr.ecr.eu-west-1.amazonaws.com/mine/vllm:1",
 )
 

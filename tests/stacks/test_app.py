@@ -25,6 +25,7 @@ CDK_JSON = json.loads((bundling.ROOT / "cdk.json").read_text(encoding="utf-8"))
 
 
 UNTAGGABLE = {
+    "AWS::Scheduler::Schedule",
     "AWS::IAM::Policy",
     "AWS::S3::BucketPolicy",
     "AWS::SNS::Subscription",

@@ -140,6 +140,8 @@ def test_a_log_group_gets_the_retention_that_was_set(days: int) -> None:
         ("endpoint_update", "slowly", "must be one of all_at_once, canary, rolling"),
         ("endpoint_update", "canary", "set endpoint_instances to 2"),
         ("endpoint_max_instances", 1, "must be above endpoint_instances=1"),
+        ("endpoint_schedule", {"on": "20:00", "off": "07:00"}, "must have off later than on"),
+        ("endpoint_schedule", {"on": "07:00", "of": "20:00"}, "has the field 'of'"),
         ("keep_previous", -1, "must be from 0 to 100"),
         ("base_model", "a b", "must be a Hugging Face model id"),
         ("base_model_uri", "s3://bucket", "must be a folder in S3"),

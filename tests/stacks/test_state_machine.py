@@ -28,7 +28,7 @@ _ARN = "arn:aws:states:us-east-1:123456789012:execution:HeartBeat-dev:a-run"
 
 EXPLAINED = ("HeartBeat-dev", "HeartBeat-dev-Weights")
 """State machines whose failures go through `Explain failure`."""
-MACHINES = (*EXPLAINED, "HeartBeat-dev-CleanUp")
+MACHINES = (*EXPLAINED, "HeartBeat-dev-CleanUp", "HeartBeat-own-Schedule")
 
 NAMED_IN_THE_DESIGN = (
     "Check dataset",
@@ -86,6 +86,7 @@ VARIABLES: dict[str, Any] = {
     ),
     "training": {"adapter_uri": "s3://artifacts/runs/a-run/adapter/", "job_name": "hb-dev-0123456789ab-1-deadbeef"},
     "servingName": "hb-dev-0123456789ab-deadbeef",
+    "adapters": ["stanley"],
     "polls": 3,
 }
 """What a run's variables look like when a task is reached."""
@@ -386,7 +387,7 @@ def test_weights_are_brought_by_a_job_that_alone_has_a_network(templates: Mappin
 
 def _machine(templates: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Properties of a state machine in the template."""
-    resources = templates["dev-Pipeline"]["Resources"].values()
+    resources = (item for template in templates.values() for item in template["Resources"].values())
     machines = (item["Properties"] for item in resources if item["Type"] == "AWS::StepFunctions::StateMachine")
     (found,) = (machine for machine in machines if machine["StateMachineName"] == name)
     return dict(found)

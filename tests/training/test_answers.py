@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from heartbeat import persona
+from heartbeat import held_out_sample, persona
 from heartbeat.asking import row_bytes
+from heartbeat.chat import render
 from heartbeat.job import FineTuneJob
 from heartbeat.turn_rules import METRICS
 from tests.training import meta, tiny
@@ -66,6 +67,16 @@ def test_scores_of_base_and_tuned_lie_beside_the_adapter(asked: Path) -> None:
     assert found["failed_rows"] == len({failure["row"] for failure in found["failures"]}) >= 1
     assert all(failure["transcript"] and failure["expected"] for failure in found["failures"])
     assert "unscored" not in found
+
+    # What the endpoint will be asked is of the same rows, and expires with the checkpoints.
+    sample = json.loads((asked / "checkpoints" / held_out_sample.FILE).read_text())
+    cases = held_out_sample.read(sample, max_model_len=8192)
+    assert len(cases) == counted["rows"]
+    assert {failure["row"] for failure in found["failures"]} <= {case.row for case in cases}
+    tokenizer = ChatTokenizer(asked / "input/data/model")
+    lengths = [len(tokenizer.encode(render(c.prompt, c.declared or None, generation_prompt=True)).ids) for c in cases]
+    assert [turn["prompt_tokens"] for turn in sample["turns"]] == lengths
+    assert not [path for path in (asked / "model").rglob("*") if path.name == held_out_sample.FILE]
 
 
 def test_a_resumed_job_does_not_ask_the_base_again(asked: Path, base_with_probes: Path, tmp_path: Path) -> None:
@@ -150,6 +161,7 @@ def asking(base: Path, tmp_path: Path) -> Asking:
             max_new_tokens=8,
             num_rows=4,
             num_over_long=0,
+            sample={},
         ),
         num_heldout_rows=4,
         llama=llama,

@@ -67,3 +67,16 @@ def test_letting_go_forgets_only_what_was_deleted() -> None:
 )
 def test_when_a_holder_gives_way(status: str, stopped: datetime | None, expected: bool) -> None:
     assert gives_way(status, stopped, NOW) == expected
+
+
+def test_what_sleeps_is_forgotten_when_another_is_accepted() -> None:
+    asleep = EndpointRecord(accepted=("b", "a"), asleep="b")
+    assert EndpointRecord.from_dict(json.loads(json.dumps(asleep.to_dict()))) == asleep
+    old = {name: value for name, value in asleep.to_dict().items() if name != "asleep"}
+    assert EndpointRecord.from_dict(old) == EndpointRecord(accepted=("b", "a")), (
+        "a record of before there were schedules"
+    )
+    claimed = asleep.claimed("arn", "c")
+    assert claimed.asleep == claimed.released(deleted="c").asleep == "b"
+    later = claimed.with_accepted("c", keep_previous=1)
+    assert later == EndpointRecord(accepted=("c", "b"))
