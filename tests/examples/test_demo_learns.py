@@ -14,7 +14,7 @@ from heartbeat.conversation import Row
 from heartbeat.dataset import read
 from heartbeat.scores import Scores
 
-STEPS = 180
+STEPS = 300
 """Fewer than the demo's: what tells learning from none shows long before."""
 NUM_ROWS = 50
 """Held-out rows that are asked."""
@@ -76,7 +76,7 @@ def route(exchange: Sequence[Row]) -> str:
 
 
 def test_it_learns_where_questions_go(learned: Learned, base_answers: list[str]) -> None:
-    """Not yet as well as the gate asks: this base has to learn too much else."""
+    """From near chance, a third of the way to where the demo goes."""
     found = scored(learned, base_answers).metrics["routing"]
     assert found.base
     assert found.tuned
