@@ -166,7 +166,7 @@ def backtest(measurements: Sequence[Measurement], catalog: Catalog) -> list[Back
         movement = rates.movement_seconds(work) if rates else None
         seconds = None
         if rates and movement is not None:
-            seconds = max(rates.arithmetic_seconds(work), movement, step_work.launch_seconds(work))
+            seconds = max(rates.arithmetic_seconds(work), movement, work.launch_seconds)
         found.append(
             Backtest(
                 measurement=m,
@@ -198,7 +198,7 @@ def stored(catalog: Catalog) -> Calibration:
 
 def waits_for_launches(m: Measurement) -> bool:
     """Whether the GPU waited for the processor, most likely: such a step does not say how fast the GPU is."""
-    return step_work.launch_seconds(work_of(m)) > WAITS_FOR_LAUNCHES * m.seconds_per_step
+    return work_of(m).launch_seconds > WAITS_FOR_LAUNCHES * m.seconds_per_step
 
 
 def _rates(instance: Instance, shares: _Shares) -> Rates:

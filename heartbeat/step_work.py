@@ -41,6 +41,8 @@ class StepWork:
     """From host memory to one GPU: layers of a streamed model, and what layers were given, on its way back."""
     launches: float
     """Layers that are started, counting each pass of each micro-batch."""
+    launch_seconds: float
+    """Of the processor, to start their kernels."""
 
     @property
     def bytes(self) -> dict[str, float]:
@@ -77,18 +79,15 @@ def count(
         "dequantising": 2 * groups * matrices * 2.0 + packs,
     }
     boundaries = tokens * hidden if layout.boundaries == "host" else 0.0
+    launches = float(PASSES * micro_batches * shape.num_layers)
     return StepWork(
         flops={name: value * tokens for name, value in per_token.items()},
         memory_bytes=memory,
         link_bytes=packs * (num_gpus - 1) / num_gpus if mode == "sharded" else 0.0,
         host_bytes=boundaries + (packs if mode == "streamed" else 0.0),
-        launches=float(PASSES * micro_batches * shape.num_layers),
+        launches=launches,
+        launch_seconds=launches * LAUNCH_SECONDS,
     )
-
-
-def launch_seconds(work: StepWork) -> float:
-    """What the processor takes to start the kernels of a step."""
-    return work.launches * LAUNCH_SECONDS
 
 
 def walk(shape: ModelShape, job: FineTuneJob, *, mode: str, num_gpus: int, rows: int, tokens_kept: float) -> StepWork:
@@ -112,4 +111,5 @@ def walk(shape: ModelShape, job: FineTuneJob, *, mode: str, num_gpus: int, rows:
         link_bytes=packs * (num_gpus - 1) / num_gpus if mode == "sharded" else 0.0,
         host_bytes=float(packs) if mode == "streamed" else 0.0,
         launches=float(shape.num_layers),
+        launch_seconds=shape.num_layers * WALK_LAUNCH_SECONDS,
     )

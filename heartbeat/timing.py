@@ -117,7 +117,7 @@ def estimate(
         same_trainer = shape.text_parameters == SCOUT.text_parameters
         confidence, sources = rates.confidence if same_trainer else "scaled", rates.sources
     arithmetic, movement = step_seconds(work)
-    launches = 0.0 if tokens_per_second is not None else step_work.launch_seconds(todo)
+    launches = 0.0 if tokens_per_second is not None else todo.launch_seconds
     step = max(arithmetic, movement, launches)
 
     def forward_seconds(rows: int) -> float:
@@ -187,7 +187,7 @@ def _ask(
         kept = work.tokens_per_row + work.max_new_tokens / 2
         todo = step_work.walk(shape, job, mode=mode, num_gpus=gpus, rows=together, tokens_kept=kept)
         movement = rates.movement_seconds(todo) or 0.0
-        seconds = max(rates.arithmetic_seconds(todo), movement, todo.launches * step_work.WALK_LAUNCH_SECONDS)
+        seconds = max(rates.arithmetic_seconds(todo), movement, todo.launch_seconds)
     walks = 2 * math.ceil(mine / together) * work.max_new_tokens
     return Asking(
         prompts=work.prompts,

@@ -21,7 +21,6 @@ from heartbeat.execution import run_id
 PATIENCE_SECONDS = 780
 """How long to wait for an endpoint that SageMaker neither deletes nor changes yet; the function's limit is 15 minutes.
 After that the call raises StillChanging, on which both state machines call it again, longer than an update may take."""
-POLL_SECONDS = 5
 SECOND_LOOK_SECONDS = 10
 """An abort may overtake a call that its state had just sent: what that call makes appears after the first look.
 Step Functions promises only its best effort to stop such a job, and this one may bill for hours."""
@@ -114,11 +113,9 @@ def _stop_jobs(stem: str, done: Done) -> None:
 def _settled(name: str) -> dict[str, Any] | None:
     """The endpoint once SageMaker is done with it: until then it may be neither changed nor deleted, and nor may the
     configuration that it is on its way to, although it still names the one before."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while (found := endpoints.describe(name)) and found["EndpointStatus"] in endpoints.IN_PROGRESS:
-        if time.monotonic() > deadline:
-            raise StillChanging(f"endpoint {name} is still {found['EndpointStatus']}")
-        time.sleep(POLL_SECONDS)
+    found = endpoints.settled(name, time.monotonic() + PATIENCE_SECONDS)
+    if found and found["EndpointStatus"] in endpoints.IN_PROGRESS:
+        raise StillChanging(f"endpoint {name} is still {found['EndpointStatus']}")
     return found
 
 

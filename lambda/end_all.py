@@ -26,7 +26,6 @@ _logger = logging.getLogger(__name__)
 PATIENCE_SECONDS = 720
 """For jobs and endpoints together, of the function's 15 minutes: a job that is stopped still writes for two, and
 SageMaker deletes no endpoint that it is making or changing."""
-POLL_SECONDS = 5
 RESOURCE_ID = "what-runs-left"
 
 
@@ -56,7 +55,7 @@ def _end_all() -> None:
     while jobs := _names("list_training_jobs", "TrainingJobName", NameContains=stem, StatusEquals="Stopping"):
         if time.monotonic() > deadline:
             raise TimeoutError(f"training job {jobs[0]} is still stopping")
-        time.sleep(POLL_SECONDS)
+        time.sleep(endpoints.POLL_SECONDS)
     configs = _names("list_endpoint_configs", "EndpointConfigName", NameContains=stem)
     for name in dict.fromkeys([*configs, *_names("list_models", "ModelName", NameContains=stem)]):
         endpoints.delete_config(name)
@@ -87,10 +86,9 @@ def _names(operation: str, member: str, **chosen: str) -> list[str]:
 
 
 def _delete_endpoint(name: str, deadline: float) -> None:
-    while (found := endpoints.describe(name)) and found["EndpointStatus"] in endpoints.IN_PROGRESS:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"endpoint {name} is still {found['EndpointStatus']}, and bills")
-        time.sleep(POLL_SECONDS)
+    found = endpoints.settled(name, deadline)
+    if found and found["EndpointStatus"] in endpoints.IN_PROGRESS:
+        raise TimeoutError(f"endpoint {name} is still {found['EndpointStatus']}, and bills")
     scaling.remove(name)
     if found:
         with _ended_by_itself():

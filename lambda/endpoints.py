@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,10 +12,10 @@ from botocore.exceptions import ClientError
 import aws
 
 IN_PROGRESS = frozenset({"Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting"})
+POLL_SECONDS = 5
 
 # SageMaker has no error code of its own for a thing that is not there.
 _GONE = ("Could not find", "Requested resource not found")
-
 
 _KINDS = (
     ("endpoint configuration", "delete_endpoint_config", "EndpointConfigName"),
@@ -34,6 +35,13 @@ def describe(name: str) -> dict[str, Any] | None:
         if is_gone(error):
             return None
         raise
+    return found
+
+
+def settled(name: str, deadline: float) -> dict[str, Any] | None:
+    """`describe` once SageMaker is done with the endpoint; at the deadline (time.monotonic) as it is."""
+    while (found := describe(name)) and found["EndpointStatus"] in IN_PROGRESS and time.monotonic() <= deadline:
+        time.sleep(POLL_SECONDS)
     return found
 
 

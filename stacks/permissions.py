@@ -192,7 +192,7 @@ class Names:
 
     @property
     def executions(self) -> str:
-        return arn("states", f"execution:{self.state_machine}:*")
+        return _executions(self.state_machine)
 
     @property
     def weights_machine(self) -> str:
@@ -200,7 +200,7 @@ class Names:
 
     @property
     def weights_executions(self) -> str:
-        return arn("states", f"execution:{self.weights_machine}:*")
+        return _executions(self.weights_machine)
 
     @property
     def schedule_machine(self) -> str:
@@ -209,7 +209,7 @@ class Names:
     @property
     def holders(self) -> list[str]:
         """Executions that may hold an endpoint."""
-        schedule = [arn("states", f"execution:{self.schedule_machine}:*")] if self.scheduled else []
+        schedule = [_executions(self.schedule_machine)] if self.scheduled else []
         return [self.executions, *schedule]
 
     @property
@@ -230,6 +230,10 @@ class Names:
             arn("sagemaker", f"model-package-group/{self.model_package_group}"),
             arn("sagemaker", f"model-package/{self.model_package_group}/*"),
         ]
+
+
+def _executions(state_machine: str) -> str:
+    return arn("states", f"execution:{state_machine}:*")
 
 
 def orchestration(

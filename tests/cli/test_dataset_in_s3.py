@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 
 from heartbeat.cli import account, main
 from local_aws.server import Server, start
+from tests.signing import sign_in
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = (ROOT / "examples/stanley/stanley.jsonl").read_bytes().splitlines(keepends=True)[:30]
@@ -43,10 +43,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def _signed_in(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
+    sign_in(server, monkeypatch)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)
     sign_in_anew(monkeypatch)

@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
+import aws
 from local_aws.server import Server, start
+from tests.signing import sign_in
 
 ACCOUNT_ID = "123456789012"
 REGION = "us-east-1"
@@ -200,6 +202,16 @@ def account(server: Server) -> Account:
     account.client("s3").create_bucket(Bucket=BUCKET)
     account.client("ecr").create_repository(repositoryName=REPOSITORY)
     return account
+
+
+@pytest.fixture
+def handlers_signed_in(account: Account, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Lambda handlers that are called in this process find the account and its artifact bucket."""
+    sign_in(account.server, monkeypatch)
+    monkeypatch.setenv("ARTIFACT_BUCKET", BUCKET)
+    aws.client.cache_clear()
+    yield
+    aws.client.cache_clear()
 
 
 @pytest.fixture(autouse=True)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 import acceptance_check
-import aws
 from heartbeat import held_out_sample, layout
 from heartbeat.failures import AcceptanceFailed
-from tests.local_aws.conftest import BUCKET, JOB_ACTIONS, Account, allow
+from tests.local_aws.conftest import JOB_ACTIONS, Account, allow
 from tests.local_aws.test_endpoints import config, deploy, model
 
 PROGRAM = """
@@ -47,16 +44,7 @@ ROWS = [
 GATE = {"table": [{"metric": "persona", "tuned": {"value": 1.0, "low": 0.7, "high": 1.0}}]}
 
 
-@pytest.fixture(autouse=True)
-def _signed_in(account: Account, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in account.server.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("ARTIFACT_BUCKET", BUCKET)
-    aws.client.cache_clear()
-    yield
-    aws.client.cache_clear()
+pytestmark = pytest.mark.usefixtures("handlers_signed_in")
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -12,19 +10,9 @@ import pytest
 import aws
 import endpoint_records
 from heartbeat.endpoint_record import EndpointRecord
-from tests.local_aws.conftest import BUCKET, Account
+from tests.local_aws.conftest import Account
 
-
-@pytest.fixture(autouse=True)
-def _signed_in(account: Account, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in account.server.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("ARTIFACT_BUCKET", BUCKET)
-    aws.client.cache_clear()
-    yield
-    aws.client.cache_clear()
+pytestmark = pytest.mark.usefixtures("handlers_signed_in")
 
 
 def test_no_write_is_lost(account: Account) -> None:

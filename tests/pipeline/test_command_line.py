@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from heartbeat.cli import account, main
 from heartbeat.execution import run_id
 from tests.pipeline.conftest import QUICK, Cloud
+from tests.signing import sign_in
 from tests.training import tiny
 
 SETTINGS = [f"{name}={value}" for name, value in QUICK.items()]
@@ -19,10 +19,7 @@ SETTINGS = [f"{name}={value}" for name, value in QUICK.items()]
 
 @pytest.fixture(autouse=True)
 def _signed_in(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in cloud.server.environment.items():
-        monkeypatch.setenv(name, value)
+    sign_in(cloud.server, monkeypatch)
     monkeypatch.setenv("COLUMNS", "160")
     account.client.cache_clear()
     yield
