@@ -24,10 +24,10 @@ from typing import Any, NoReturn
 
 Row = dict[str, Any]
 
-BYTES_PER_TOKEN = 3.49
+BYTES_PER_TOKEN = 3.32
 """UTF-8 bytes of text in one token, an estimate: measured on examples/stanley/stanley.jsonl with the tokenizer in
-PyPI's llama-models 0.3.0 (llama4/tokenizer.model), contents, tool calls and tool schemas together: 1,060,842 bytes
-in 304,170 tokens. By kind of text it runs from 2.8 (JSON of tool results) and 3.3 (answers, two fifths of them French)
+PyPI's llama-models 0.3.0 (llama4/tokenizer.model), contents, tool calls and tool schemas together: 817,156 bytes
+in 246,283 tokens. By kind of text it runs from 2.8 (JSON of tool results) and 3.3 (answers, two fifths of them French)
 to 4.3 (the English system prompts); other languages and code will differ."""
 TOKENS_PER_MESSAGE = 5
 """Around a message: Llama 4's header (two special tokens, the role, a line break) and its end of turn."""

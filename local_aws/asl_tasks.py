@@ -47,8 +47,11 @@ from moto.stepfunctions.parser.asl.eval.event.event_detail import EventDetails
 from local_aws.asl_engine import epoch_dates, iso_dates, role_client
 from local_aws.errors import ApiError
 
-POLL_SECONDS = 0.2
-"""How often a .sync task looks at its job (AWS is told by an event)."""
+POLL_SECONDS, LONGEST_POLL_SECONDS = 0.2, 1.0
+"""How often a .sync task looks at its job (AWS is told by an event). A look takes processor time of the job's: one that
+runs for minutes is looked at less often than one of seconds."""
+PATIENCE = 20.0
+"""Between two looks passes the time that the job has run, over this."""
 
 Authorise = Callable[[str, str, str], None]
 """(role ARN, action, resource) -> nothing, or ApiError."""
@@ -184,6 +187,7 @@ class _OptimisedTask(StateTaskServiceCallback):  # type: ignore[misc]
         client = role_client(resource_runtime_part.region, self.service, state_credentials)
         job = SYNC_JOBS[f"{self.service}:{self.resource.api_action.lower()}"]
         self._after_start(client, started)
+        begun = time.monotonic()
         while env.is_running():
             description = job.describe(client, started)
             description.pop("ResponseMetadata", None)
@@ -195,7 +199,8 @@ class _OptimisedTask(StateTaskServiceCallback):  # type: ignore[misc]
                 cause = json.dumps(self._result(epoch_dates(description)), separators=(",", ":"))
                 name = StatesErrorNameType.StatesTaskFailed
                 raise FailureEventException(self._fail(env, name.to_name(), cause, StatesErrorName(typ=name)))
-            time.sleep(POLL_SECONDS)
+            ran = time.monotonic() - begun
+            time.sleep(min(max(POLL_SECONDS, ran / PATIENCE), LONGEST_POLL_SECONDS))
         job.stop(client, started)  # the execution was stopped or the state timed out
         raise RuntimeError("the execution no longer runs")
 

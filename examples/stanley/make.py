@@ -69,14 +69,14 @@ GAMES_PLAYED = {"2022-23": 82, "2023-24": 82, "2024-25": 82, "2025-26": 82, NOW:
 """Of the team, by season."""
 LONG_AGO = ("1909-10", "1916-17", "1943-44", "1955-56", "1976-77", "1987-88", "1992-93", "2005-06")
 
-ROUTES = {"parquet": 0.36, "pinecone": 0.30, "both": 0.18, "none": 0.16}
+ROUTES = {"parquet": 0.35, "pinecone": 0.29, "both": 0.20, "none": 0.16}
 """Share of rows by the tools that they call."""
 USER_TURNS = (0.58, 0.20, 0.10, 0.06, 0.04, 0.02)
 """Share of rows with one, two … six questions. A row without a tool has three at most."""
 FRENCH = 0.4
 OTHER_SYSTEM = 0.1
 """Share of rows whose system prompt is in the other language than the user's."""
-WITH_TOOLS = 0.15
+WITH_TOOLS = 0.1
 """Share of short rows that also declare their tools; in the others the system prompt alone names them."""
 MOST_TURNS_WITH_TOOLS = 2
 """Declared tools are 200 tokens: a longer conversation would not fit a small model's context with them."""
@@ -89,6 +89,8 @@ ALIKE = 0.65
 OPENED = 0.15
 TRAPPED = 0.12
 """Shares of first questions with words before them, and with words that point to the wrong tool."""
+CHASED = 0.15
+"""Share of questions for both tools whose second call needs what the first found."""
 BY_FULL_NAME = 0.6
 RELATIVE = 0.45
 """Share of mentions of this season and the last that say so, rather than name the years."""
@@ -383,16 +385,25 @@ class Stanley:
         return self._turn(question, [call], self._said(intent, slots))
 
     def _together(self) -> list[Message]:
-        """Both tools for one question: at once, or one after the other where the question says so."""
+        """Both tools for one question: at once, or in turn where the second call needs what the first found."""
+        if self._chance(CHASED):
+            return self._chase()
         intent = self._pick(tuple(BOTH))
         query, topic = BOTH[intent]
         slots = self._slots(query)
         calls = [self._query(query, slots)]
         calls.append(self._view(topic, slots) if topic in self.stats else self._search(self._fact(topic)))
         question = self._stand_alone(self._question(intent, slots))
-        in_turn = re.search(r"\bfirst\b|d'abord", question, re.IGNORECASE) is not None
-        said = self._said(intent, slots)
-        return self._turn(question, calls, said, in_turn=in_turn)
+        return self._turn(question, calls, self._said(intent, slots))
+
+    def _chase(self) -> list[Message]:
+        """Who leads, and then what is written of him."""
+        slots = self._slots("leaders_points")
+        leaders = self._query("leaders_points", slots)
+        slots["player"] = slots["first"]
+        calls = [leaders, self._view("article", slots)]
+        question = self._stand_alone(self._question("chase", slots))
+        return self._turn(question, calls, self._said("chase", slots), in_turn=True)
 
     def _unclear(self) -> list[Message]:
         """A question that names nobody; Stanley asks back, and the user says who and when."""
@@ -773,7 +784,7 @@ class Stanley:
 
     def _search(self, fact: Mapping[str, Any]) -> Call:
         texts = [fact["passage"][self.language]]
-        if self._chance(0.25):  # What a search brings up beside what was asked for.
+        if self._chance(0.15):  # What a search brings up beside what was asked for.
             texts.append(self._pick([other for other in self.facts if other is not fact])["passage"][self.language])
         arguments = {"query": fact["query"][self.language], "category": fact["category"]}
         return "pinecone_search", arguments, {"matches": self._matches(texts)}

@@ -83,6 +83,10 @@ COLUMNS = ("player", "team", "season", "goals", "assists", "points", "games_play
 TABLES = ("skaters", "goalies", "games", "teams", "players", "stats", "standings")
 
 
+COMMON_WORDS = (*words.TALK, *words.PAROLES, *words.GAME, *words.PROPER, *words.COMPOUND)
+"""What any text may have, so that it deserves a token of its own."""
+
+
 def row(rng: random.Random) -> dict[str, Any]:
     """One conversation as a dataset's row, of one to three exchanges on different subjects."""
     kind = rng.random()
@@ -153,7 +157,11 @@ class _Function:
 
     def __init__(self, rng: random.Random) -> None:
         self.name = rng.choice(
-            (rng.choice(words.FUNCTIONS), "_".join(rng.sample(words.NOUNS, 2)), f"{_coined(rng)}_{_coined(rng)}")
+            (
+                rng.choice(words.FUNCTIONS),
+                "_".join(rng.sample(rng.choice((words.NOUNS, words.COMPOUND)), 2)),
+                f"{_coined(rng)}_{_coined(rng)}",
+            )
         )
         self.topics = rng.sample(rng.choice((words.NOUNS, words.NOUNS, words.NOMS)), 3)
         self.listed = f"{self.topics[0]}s, {self.topics[1]}s {rng.choice(('and', 'et'))} {self.topics[2]}s"
@@ -290,9 +298,10 @@ def _repeat(rng: random.Random) -> tuple[str, str]:
     elif kind < 0.55:
         text = _phrase(rng)
     elif kind < 0.8:
-        pool = (*words.NOUNS, *words.NOMS, *words.LAST_NAMES, *words.FIRST_NAMES, *words.VERBS, *words.VERBES)
-        chosen = [rng.choice(pool) if rng.random() < 0.6 else _coined(rng) for _ in range(rng.randint(2, 8))]
-        text = rng.choice((" ", ", ", " / ", "; ", "_", "-")).join(chosen)
+        pool, new = rng.choice(_POOLS), rng.choice((0.0, 0.0, 0.5))
+        chosen = [_coined(rng) if rng.random() < new else rng.choice(pool) for _ in range(rng.randint(2, 8))]
+        cased = rng.choice((str, str, str.lower, str.capitalize, str.title, str.upper))
+        text = cased(rng.choice((" ", " ", " ", ", ", " / ", "; ", "_", "-")).join(chosen))
     else:
         text = " ".join(
             rng.choice(
@@ -302,6 +311,27 @@ def _repeat(rng: random.Random) -> tuple[str, str]:
         )
     asked = rng.choice(("Repeat: {}", "Say this again: {}", "Répète : {}", "Copy this line.\n{}", "Quote it: {}"))
     return asked.format(text), text
+
+
+_POOLS = (
+    (*words.NOUNS, *words.NOMS, *words.LAST_NAMES, *words.FIRST_NAMES, *words.VERBS, *words.VERBES),
+    words.TALK,
+    words.PAROLES,
+    (*words.GAME, *words.PROPER),
+    words.COMPOUND,
+)
+"""Of words to copy."""
+
+
+def _word(rng: random.Random) -> tuple[str, str]:
+    """What a word is in the other language."""
+    chosen = rng.sample(words.GLOSSARY, rng.choice((1, 1, 2, 3)))
+    to_french = rng.random() < 0.5
+    given, meant = (", ".join(pair[place] for pair in chosen) for place in ((0, 1) if to_french else (1, 0)))
+    ask = rng.choice(("In French: {}", "{}, in French?", "Comment dit-on {} ?", "{} en français ?"))
+    if not to_french:
+        ask = rng.choice(("In English: {}", "{}, in English?", "What does {} mean?", "{} en anglais ?"))
+    return ask.format(given), meant
 
 
 def _chatter(rng: random.Random) -> tuple[str, str]:
@@ -536,7 +566,8 @@ _FAMILIES: dict[_Family, int] = {
     _sql: 4,
     _code: 4,
     _opinion: 3,
-    _repeat: 10,
+    _repeat: 12,
+    _word: 6,
     _chatter: 6,
     _record: 6,
     _call: 5,

@@ -28,6 +28,8 @@ class Subject:
     names: tuple[tuple[str, ...], tuple[str, ...]]
     """In English and in French, as a system message lists it."""
     questions: tuple[tuple[str, ...], tuple[str, ...]]
+    signs: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+    """Words by which a question of it is known, where there are many."""
 
 
 HOCKEY = (
@@ -58,6 +60,16 @@ HOCKEY = (
              "Qui mène l'équipe pour les passes ?", "Comment s'est fini le dernier match contre {where} ?",
              "{who} en troisième période ?", "{who} joue-t-il beaucoup ?", "{who} ou {other}, qui a plus de points ?",
              "{who} ralentit-il ces temps-ci ?", "Combien d'arrêts pour {who} en {when} ?"),
+        ),
+        signs=(
+            words.words("""
+             points goals assists shots saves wins losses games record percentage average splits line production form
+             total numbers faceoffs minutes starts scoring leaders power-play last-ten home away road lately streak hot
+             cold productive versus against season much many often"""),
+            words.words("""
+             points buts passes tirs arrêts victoires défaites matchs fiche pourcentage moyenne chiffres production
+             forme total minutes départs pointeurs buteurs avantage désavantage domicile étranger route derniers
+             série saison combien taux rendement récolte pointage présences"""),
         ),
     ),
     Subject(
@@ -97,6 +109,18 @@ HOCKEY = (
              "Comment est née la rivalité avec {where} ?", "La dernière Coupe, c'était quand ?",
              "Quel gardien a joué la finale de {year} ?", "{who} a-t-il été capitaine longtemps ?"),
         ),
+        signs=(
+            words.words("""
+             founded founding origin nickname dynasty captain captains retired sweater number riot rivalry legend
+             centennial decade trophy banner drafted traded coached goalie-mask first oldest youngest longest record
+             Forum torch mascot logo anthem ghosts strike army exhibition expansion Cup championship final name year
+             when who why wore became began invented"""),
+            words.words("""
+             fondation fondé origine surnom dynastie capitaine capitaines retiré chandail numéro émeute rivalité légende
+             centenaire décennie trophée bannière repêché échangé dirigeait masque premier doyen longue record Forum
+             flambeau mascotte emblème hymne fantômes grève armée expansion Coupe championnat finale nom année
+             pourquoi portait devint commença inventé autrefois"""),
+        ),
     ),
     Subject(
         names=(("rules", "the rule book"), ("règlements", "règles du jeu")),
@@ -118,6 +142,18 @@ HOCKEY = (
              "Quand l'entraîneur peut-il contester un but ?", "Combien de joueurs en prolongation ?",
              "Le but compte-t-il si le filet a bougé ?", "Combien de matchs dans une série ?"),
         ),
+        signs=(
+            words.words("""
+             offside icing penalty minor major misconduct match-penalty instigator fighting crease interference
+             trapezoid blueline overtime shootout tie puck stick curve helmet goalie-interference delay game
+             bench too-many-men boarding hooking slashing high-sticking challenge review allowed legal illegal
+             may must referee linesman dimensions rink period length lasts roster dress"""),
+            words.words("""
+             hors-jeu dégagement pénalité mineure majeure inconduite instigateur bagarre enceinte obstruction trapèze
+             prolongation barrage égalité rondelle bâton courbe casque retard banc surnombre accrochage cinglage
+             contestation reprise permis interdit légal illégal arbitre juge dimensions patinoire période durée dure
+             alignement règle règlement"""),
+        ),
     ),
     Subject(
         names=(("articles", "commentary", "the press"), ("articles", "commentaires", "la presse")),
@@ -132,6 +168,16 @@ HOCKEY = (
              "Un texte sur le match contre {where} ?", "Que raconte la presse sur {who} ?",
              "{who} est-il surestimé, dit-on ?", "Qu'a-t-on écrit de {who} après {where} ?",
              "La presse est-elle dure envers {who} ?", "Des opinions sur {who} ?", "Aime-t-on le jeu de {who} ?"),
+        ),
+        signs=(
+            words.words("""
+             article column papers press writers columnists critics opinion opinions think say says write written
+             praise criticism debate reporters beat-writers podcast talk verdict views read story about commentary
+             pundits overrated underrated popular mood"""),
+            words.words("""
+             article chronique journaux presse chroniqueurs critiques opinion opinions pense pensent dit disent écrit
+             écrivent éloges débat journalistes balado verdict avis lire texte commentaire commentateurs surestimé
+             sous-estimé populaire humeur raconte"""),
         ),
     ),
 )  # fmt: skip
@@ -333,11 +379,19 @@ SEASONS = (
 )
 
 
+BY_SIGNS = 0.3
+"""Share of questions that are no sentence, but words by which the subject is known."""
+
+
 class Asked:
     """A question of a subject, and what its slots are filled with."""
 
     def __init__(self, rng: random.Random, subject: Subject, french: bool, namer: Namer) -> None:
         template = rng.choice(subject.questions[french])
+        if subject.signs and rng.random() < BY_SIGNS:
+            signs = rng.sample(subject.signs[french], rng.choice((1, 2, 2, 3)))
+            template = rng.choice(("{signs}?", "{who}: {signs}?", "{signs}, {who}", "{signs}, {when}?"))
+            template = template.replace("{signs}", ", ".join(signs))
         values = {
             "who": namer(rng),
             "other": namer(rng),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from heartbeat import dataset, held_out, layout, requests
+from heartbeat import conversation, dataset, held_out, layout, requests
 from heartbeat.cli.account import App
 from heartbeat.cli.endpoint import Endpoint, shown
 from heartbeat.cli.errors import Failed
@@ -37,10 +37,22 @@ def ask(app: App, run: str, dataset_file: Path) -> Iterator[tuple[str, str]]:
 
 
 def question(dataset_file: Path, job: FineTuneJob) -> dict[str, Any]:
-    """The first held-out row with tools whose assistant looks something up and answers."""
+    """The held-out row with tools whose assistant looks something up and answers; of several, the first of those whose
+    call takes most of its arguments from the question: who reads along sees what is right."""
     with dataset_file.open("rb") as lines:
-        for row in dataset.read(lines):
-            roles = [message["role"] for message in row["messages"][: len(_OPENING)]]
-            if row.get("tools") and roles == _OPENING and held_out.is_held_out(row, job.held_out_fraction, job.seed):
-                return row
-    raise Failed(f"{dataset_file} has no held-out row with a tool call to ask about")
+        rows = [
+            row
+            for row in dataset.read(lines)
+            if row.get("tools")
+            and [message["role"] for message in row["messages"][: len(_OPENING)]] == _OPENING
+            and held_out.is_held_out(row, job.held_out_fraction, job.seed)
+        ]
+    if not rows:
+        raise Failed(f"{dataset_file} has no held-out row with a tool call to ask about")
+    return max(rows, key=_arguments_in_question)
+
+
+def _arguments_in_question(row: Mapping[str, Any]) -> int:
+    _, user, called = row["messages"][:3]
+    given = conversation.arguments(conversation.tool_calls(called)[0])
+    return sum(str(value) in user["content"] for value in given.values())

@@ -24,7 +24,7 @@ from heartbeat.doubts import language_of, may_be
 from heartbeat.held_out import split
 
 FOLDER = Path(__file__).parents[2] / "examples" / "stanley"
-MEASURED_TOKENS = 334_906
+MEASURED_TOKENS = 294_778
 """With llama-models 0.3.0's tokenizer; see BYTES_PER_TOKEN."""
 
 
@@ -96,10 +96,10 @@ def test_rows_are_short(rows: list[dict[str, Any]]) -> None:
 
 def test_all_ways_of_routing_are_there(rows: list[dict[str, Any]]) -> None:
     routes = Counter(route(row) for row in rows)
-    for tools, share in (("parquet_query", 0.36), ("pinecone_search", 0.30), ("", 0.16)):
+    for tools, share in (("parquet_query", 0.35), ("pinecone_search", 0.29), ("", 0.16)):
         assert routes[tools] / len(rows) == pytest.approx(share, abs=0.02)
     both = [row for row in rows if route(row) == "parquet_query + pinecone_search"]
-    assert len(both) / len(rows) == pytest.approx(0.18, abs=0.02)
+    assert len(both) / len(rows) == pytest.approx(0.20, abs=0.02)
     roles = [" ".join(message["role"] for message in row["messages"]) for row in both]
     at_once = sum("assistant tool tool assistant" in text for text in roles)
     in_turn = sum("assistant tool assistant tool assistant" in text for text in roles)
