@@ -49,10 +49,10 @@ class NewAdapter:
     container: Mapping[str, Any] = field(default_factory=dict)
     """Further ContainerSettings, by name."""
 
-    def beside(self, served: Served | None) -> tuple[dict[str, str], ContainerSettings]:
-        """Name -> S3 prefix of all adapters, this run's first, and the settings of the container that serves them.
+    def together(self, served: Served | None) -> tuple[dict[str, str], int]:
+        """Name -> S3 prefix of all adapters, this run's first, and the rank that room is needed for.
 
-        Raises SettingError where they do not fit together: more than SageMaker takes, or another base.
+        Raises SettingError where they are of different bases.
         """
         others = {} if served is None else {k: v for k, v in served.adapter_uris.items() if k != self.name}
         if served is not None and others and served.base_uri != self.base_uri:
@@ -62,5 +62,13 @@ class NewAdapter:
             )
         adapters = {self.name: self.uri, **others}
         rank = max(self.max_lora_rank, served.max_lora_rank if served is not None and others else 1)
+        return adapters, rank
+
+    def beside(self, served: Served | None) -> tuple[dict[str, str], ContainerSettings]:
+        """All adapters as `together` has them, and the settings of the container that serves them.
+
+        Raises SettingError where they do not fit together: more than SageMaker takes, or another base.
+        """
+        adapters, rank = self.together(served)
         settings = ContainerSettings(**{**self.container, "adapters": tuple(adapters), "max_lora_rank": rank})
         return adapters, settings

@@ -16,7 +16,7 @@ HOURS_PER_MONTH = 730
 GPU_SHARE = 0.9
 """Of a GPU's memory that vLLM uses: its `gpu_memory_utilization` default."""
 RUNTIME_GIB = 3.0
-"""Activations, CUDA graphs, the adapter and NCCL's buffers on each GPU. Unverified."""
+"""Activations, CUDA graphs and NCCL's buffers on each GPU. Unverified."""
 SERVED_FORMATS = ("bf16", "fp8", "int4")
 """Of weights, as vLLM serves them: the largest first."""
 DAYS_PER_MONTH = HOURS_PER_MONTH / 24
@@ -36,11 +36,14 @@ class ServingPlan:
     usd_per_month: float | None
     """Of 730 hours: an endpoint bills while it exists, asked or not."""
     usd_per_month_awake: float | None
-    """Of `busy_hours_per_day`, for an endpoint that scales to zero in between. It then answers its first caller only
-    after it has started and loaded the weights."""
+    """Of `busy_hours_per_day`, for an endpoint that is off in between. Before it answers again it must start and load
+    the weights."""
     busy_hours_per_day: float
     max_model_len: int
     concurrency: int
+    adapters: int
+    """Served at the same time."""
+    max_lora_rank: int
     price_is_old: bool
     gpu_memory_needed_gib: float
     """On each of those GPUs."""
@@ -63,24 +66,40 @@ def plan_serving(
     weight_format: str = "bf16",
     max_model_len: int = 8192,
     concurrency: int = 4,
+    adapters: int = 1,
+    max_lora_rank: int = 16,
     busy_hours_per_day: float = 24.0,
     today: date | None = None,
 ) -> ServingPlan:
     """The first of `instance_types` (the cheapest of the catalogue where None) that can serve the model.
 
-    It must hold the weights and the keys and values of `concurrency` conversations of `max_model_len` tokens.
-    `today` tells which prices are old. Raises ValueError for an unknown format, a size below 1 or a day of other than
-    0 to 24 hours, UnknownInstance for a type the catalogue lacks.
+    It must hold the weights, the keys and values of `concurrency` conversations of `max_model_len` tokens, and
+    `adapters` adapters of ranks up to `max_lora_rank`. `today` tells which prices are old.
+
+    Raises ValueError for an unknown format, a size below 1 or a day of other than 0 to 24 hours, UnknownInstance for a
+    type the catalogue lacks.
     """
     if weight_format not in WEIGHT_BYTES:
         raise ValueError(f"weight_format={weight_format!r} must be one of {', '.join(WEIGHT_BYTES)}")
-    for name, value in (("max_model_len", max_model_len), ("concurrency", concurrency)):
+    sizes = {
+        "max_model_len": max_model_len,
+        "concurrency": concurrency,
+        "adapters": adapters,
+        "max_lora_rank": max_lora_rank,
+    }
+    for name, value in sizes.items():
         if value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
     if not 0 <= busy_hours_per_day <= 24:
         raise ValueError(f"busy_hours_per_day={busy_hours_per_day:g} must be between 0 and 24")
     asked = _Ask(
-        shape, max_model_len, concurrency, busy_hours_per_day, today if today is not None else datetime.now(UTC).date()
+        shape=shape,
+        max_model_len=max_model_len,
+        concurrency=concurrency,
+        adapters=adapters,
+        max_lora_rank=max_lora_rank,
+        busy_hours_per_day=busy_hours_per_day,
+        today=today if today is not None else datetime.now(UTC).date(),
     )
     if instance_types:
         wanted = [catalog.get(name) for name in dict.fromkeys(instance_types)]
@@ -110,32 +129,53 @@ def plan_serving(
     )
 
 
-def memory_terms(shape: ModelShape, weight_format: str, tokens: int, tensor_parallel: int) -> dict[str, float]:
-    """GiB on each GPU: its share of the weights and of `tokens` tokens' keys and values, and the runtime."""
-    weights = sum(shape.bytes_by_part(weight_format).values())
-    # Fewer KV heads than GPUs are copied, not split.
-    kv_split = min(tensor_parallel, shape.num_key_value_heads)
-    return {
-        "weights": weights / tensor_parallel / GIB,
-        "keys_and_values": shape.kv_cache_bytes_per_token * tokens / kv_split / GIB,
-        "runtime": RUNTIME_GIB,
-    }
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Ask:
     """What the endpoint is to do."""
 
     shape: ModelShape
     max_model_len: int
     concurrency: int
+    adapters: int
+    max_lora_rank: int
     busy_hours_per_day: float
     today: date
+
+    def memory_terms(self, weight_format: str, tensor_parallel: int) -> dict[str, float]:
+        """GiB on each GPU: its share of the weights, of the conversations' keys and values and of the adapters, and the
+        runtime."""
+        weights = sum(self.shape.bytes_by_part(weight_format).values())
+        tokens = self.max_model_len * self.concurrency
+        # Fewer KV heads than GPUs are copied, not split.
+        kv_split = min(tensor_parallel, self.shape.num_key_value_heads)
+        slot = adapter_slot_bytes(self.shape, self.max_lora_rank, tensor_parallel)
+        return {
+            "weights": weights / tensor_parallel / GIB,
+            "keys_and_values": self.shape.kv_cache_bytes_per_token * tokens / kv_split / GIB,
+            "adapters": self.adapters * slot / GIB,
+            "runtime": RUNTIME_GIB,
+        }
+
+
+def adapter_slot_bytes(shape: ModelShape, rank: int, tensor_parallel: int) -> float:
+    """Bytes on each GPU that vLLM reserves for one adapter of this rank in bf16, computed from its layers' code.
+
+    Room is reserved for every matrix that could be adapted, whatever an adapter is on, routed experts included (a vLLM
+    that adapts none of those needs less). Of a matrix whose outputs are split over the GPUs each has all of A and its
+    part of B; of one whose inputs are split, its part of A and all of B (vllm/lora/layers).
+    """
+    hidden, moe, dense = shape.hidden_size, shape.num_moe_layers, shape.num_layers - shape.num_moe_layers
+    query, key_value = (shape.head_size * n for n in (shape.num_attention_heads, shape.num_key_value_heads))
+    # A of query, key, value, gate and up, B of output and down: as wide as the hidden states.
+    whole = hidden * (4 * shape.num_layers + 3 * (moe * (1 + shape.num_experts) + dense))
+    split = shape.num_layers * (2 * query + 2 * key_value)
+    split += 3 * (moe * (1 + shape.num_experts) * shape.expert_size + dense * shape.dense_size)
+    return 2 * rank * (whole + split / tensor_parallel)
 
 
 def _on(instance: Instance, asked: _Ask, weight_format: str) -> ServingPlan:
     split = _tensor_parallel(instance.num_gpus, asked.shape)
-    terms = memory_terms(asked.shape, weight_format, asked.max_model_len * asked.concurrency, split)
+    terms = asked.memory_terms(weight_format, split)
     needed, usable = sum(terms.values()), instance.gpu_memory_gib * GPU_SHARE
     refusal = None
     if not instance.bf16:
@@ -154,6 +194,8 @@ def _on(instance: Instance, asked: _Ask, weight_format: str) -> ServingPlan:
         busy_hours_per_day=asked.busy_hours_per_day,
         max_model_len=asked.max_model_len,
         concurrency=asked.concurrency,
+        adapters=asked.adapters,
+        max_lora_rank=asked.max_lora_rank,
         price_is_old=price is not None and instance.price_is_old(asked.today),
         gpu_memory_needed_gib=needed,
         gpu_memory_gib=instance.gpu_memory_gib,
@@ -181,5 +223,5 @@ def _what_would_fit(asked: _Ask, catalog: Catalog, weight_format: str) -> str:
             old = ", an old price" if cheapest.price_is_old else ""
             found.append(f"{cheapest.instance_type} in {name} (${cheapest.usd_per_hour:g} an hour{old})")
     if not found:
-        return "Nothing in the catalogue does; lower max_model_len or concurrency."
+        return "Nothing in the catalogue does; lower max_model_len, concurrency or the adapters."
     return f"What would fit: {'; '.join(found)}."

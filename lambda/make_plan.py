@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import aws
@@ -43,6 +44,14 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
             budget_usd=run["budget_usd"],
             use_spot=run["use_spot"],
         )
+        adapter = NewAdapter(
+            name=run["adapter_name"],
+            uri="",
+            base_uri=layout.uri(bucket, folder),
+            max_lora_rank=job.max_lora_rank,
+        )
+        endpoint = served.served(run["endpoint_name"]) if run["deploy"] else None
+        adapters, max_lora_rank = adapter.together(endpoint)
         serving = plan_serving(
             shape=shape,
             catalog=catalog.load(),
@@ -50,17 +59,11 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
             if os.environ["SERVING_INSTANCE_TYPES"]
             else None,
             max_model_len=MAX_MODEL_LEN,
+            adapters=len(adapters),
+            max_lora_rank=max_lora_rank,
         )
         container = {"tensor_parallel_size": serving.tensor_parallel, "max_model_len": MAX_MODEL_LEN}
-        adapter = NewAdapter(
-            name=run["adapter_name"],
-            uri="",
-            base_uri=layout.uri(bucket, folder),
-            max_lora_rank=job.max_lora_rank,
-            container=container,
-        )
-        if run["deploy"]:
-            adapter.beside(served.served(run["endpoint_name"]))
+        replace(adapter, container=container).beside(endpoint)  # what does not fit is said before a dollar is spent
     except (SettingError, catalog.UnknownInstance) as error:
         raise InputInvalid(str(error)) from None
     instances = int(os.environ["ENDPOINT_INSTANCES"])

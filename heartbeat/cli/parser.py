@@ -154,6 +154,9 @@ def _plan(commands: _Commands[Parser]) -> None:
         "--concurrency", type=int, default=4, metavar="N", help="conversations at a time of the endpoint (default 4)"
     )
     parser.add_argument(
+        "--adapters", type=int, default=1, metavar="N", help="that the endpoint serves side by side (default 1)"
+    )
+    parser.add_argument(
         "--busy-hours", type=float, default=8.0, metavar="H", help="a day that an endpoint that can sleep is awake (8)"
     )
     parser.add_argument(

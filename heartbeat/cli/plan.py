@@ -70,6 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
             weight_format=weight_format,
             max_model_len=_positive("--context", arguments.context),
             concurrency=_positive("--concurrency", arguments.concurrency),
+            adapters=_positive("--adapters", arguments.adapters),
+            max_lora_rank=job.max_lora_rank,
             busy_hours_per_day=_busy_hours(arguments.busy_hours),
         )
         for weight_format in SERVED_FORMATS
@@ -229,7 +231,9 @@ def _basis(candidate: Candidate) -> str:
 def _show_serving(plans: Sequence[ServingPlan]) -> None:
     first = plans[0]
     screen.say()
-    screen.say(f"  An endpoint for {first.concurrency} conversations of {first.max_model_len:,} tokens:")
+    adapters = screen.count(first.adapters, "adapter")
+    conversations = screen.count(first.concurrency, "conversation")
+    screen.say(f"  An endpoint for {conversations} of {first.max_model_len:,} tokens and {adapters}:")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     awake = f"at {first.busy_hours_per_day:g} h a day"
     for number, title in enumerate(("", "as", "instance", "GiB/GPU", "KV", "$/h", "$/month", awake)):
@@ -249,7 +253,7 @@ def _show_serving(plans: Sequence[ServingPlan]) -> None:
             _dollars(plan.usd_per_month_awake),
         )
     screen.console().print(table)
-    screen.say("  This app deploys bf16, always on; the last column is one that scales to zero when idle")
+    screen.say("  This app deploys bf16; the last column is an endpoint that is off in between (endpoint_schedule)")
     for plan in plans:
         if plan.refusal:
             _paragraph("!", "yellow", f"The endpoint: {plan.refusal}")

@@ -89,6 +89,8 @@ def switch_off_and_on(cloud: Cloud) -> None:
     assert night.status == "SUCCEEDED", night.cause
     found = json.loads(cloud.run_file(night, "acceptance.json"))["answers"]
     assert {"owl", requests.TUNED_NAME} <= {answer["model"] for answer in found}, "the adapter from before is served"
+    planned = json.loads(cloud.run_file(night, "plan.json"))["serving"]
+    assert planned["adapters"] == 2, "room is planned for both"
     kept = record(cloud)
     assert (kept["asleep"], kept["accepted"][1]) == (None, before["EndpointConfigName"])
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import date
+from functools import partial
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from heartbeat import catalog
 from heartbeat.catalog import UnknownInstance
 from heartbeat.scout import SCOUT
-from heartbeat.serving_plan import plan_serving
+from heartbeat.serving_plan import adapter_slot_bytes, plan_serving
 
 CATALOG = catalog.load()
+EIGHT = ("ml.p4d.24xlarge",)
+"""With eight GPUs."""
 TINY = replace(
     SCOUT,
     num_layers=4,
@@ -82,7 +87,7 @@ def test_a_refusal_says_by_how_much_and_what_would_fit() -> None:
     assert plan.instance_type is None
     assert plan.usd_per_hour is None
     assert plan.refusal is not None
-    assert "GiB on each of 4 GPUs, 15.2 more than 39.9 usable" in plan.refusal
+    assert "GiB on each of 4 GPUs, 15.8 more than 39.9 usable" in plan.refusal
     assert "ml.p4d.24xlarge in bf16 ($25.25 an hour)" in plan.refusal
     assert " in int4 " in plan.refusal
 
@@ -93,7 +98,34 @@ def test_more_conversations_need_more_until_nothing_does() -> None:
     assert many.memory_gib["keys_and_values"] == pytest.approx(4 * one.memory_gib["keys_and_values"])
     endless = plan_serving(shape=SCOUT, catalog=CATALOG, concurrency=10_000)
     assert endless.refusal is not None
-    assert "lower max_model_len or concurrency" in endless.refusal
+    assert "lower max_model_len, concurrency or the adapters" in endless.refusal
+
+
+def test_a_slot_on_one_gpu_has_room_for_every_matrix() -> None:
+    everything = SCOUT.lora_parameters(16, ("attention", "shared_expert", "routed_experts"))
+    assert adapter_slot_bytes(SCOUT, 16, 1) == 2 * everything
+    # Two of Scout's layers dense: their three matrices in place of 17 experts'.
+    dense = replace(SCOUT, num_moe_layers=46)
+    narrower = 2 * 3 * (SCOUT.hidden_size + SCOUT.dense_size - 17 * (SCOUT.hidden_size + SCOUT.expert_size))
+    assert adapter_slot_bytes(dense, 16, 1) == 2 * (everything + 16 * narrower)
+
+
+@given(st.integers(1, 512), st.sampled_from((1, 2, 4, 8)), st.integers(1, 5))
+def test_adapters_need_room_that_gpus_share_in_part(rank: int, gpus: int, adapters: int) -> None:
+    slot = adapter_slot_bytes(SCOUT, rank, gpus)
+    assert slot < adapter_slot_bytes(SCOUT, rank + 1, gpus)
+    # A of one half of the matrices and B of the other are whole on every GPU.
+    assert adapter_slot_bytes(SCOUT, rank, 1) / gpus <= slot <= adapter_slot_bytes(SCOUT, rank, 1)
+    plan = plan_serving(shape=SCOUT, catalog=CATALOG, instance_types=EIGHT, max_lora_rank=rank, adapters=adapters)
+    assert plan.memory_gib["adapters"] == pytest.approx(adapters * adapter_slot_bytes(SCOUT, rank, 8) / 2**30)
+
+
+def test_adapters_of_a_high_rank_do_not_fit_everywhere() -> None:
+    plan = partial(plan_serving, shape=SCOUT, catalog=CATALOG, instance_types=EIGHT, adapters=5)
+    assert plan().refusal is None
+    refusal = plan(max_lora_rank=64).refusal
+    assert refusal is not None
+    assert "ml.p4d.24xlarge needs" in refusal
 
 
 def test_wrong_asks_are_refused() -> None:
@@ -101,6 +133,8 @@ def test_wrong_asks_are_refused() -> None:
         plan_serving(shape=SCOUT, catalog=CATALOG, weight_format="fp16")
     with pytest.raises(ValueError, match="concurrency=0"):
         plan_serving(shape=SCOUT, catalog=CATALOG, concurrency=0)
+    with pytest.raises(ValueError, match="adapters=0 must be at least 1"):
+        plan_serving(shape=SCOUT, catalog=CATALOG, adapters=0)
     with pytest.raises(UnknownInstance):
         plan_serving(shape=SCOUT, catalog=CATALOG, instance_types=["ml.p4"])
 
