@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,12 +14,15 @@ Place = Callable[[float, float], Point]
 
 _WIDTH, _HEIGHT = 720, 280
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 150, 14, 34
+_SMOOTHED = 60
+"""Steps from which on a curve is smoothed, over more the more there are."""
 
 
 def loss_curve(points: Sequence[Point], marks: Mapping[str, float]) -> str:
     """An SVG of training loss over steps, with a labelled level for each of `marks` (held-out losses).
 
-    `points` are (step, nat a token); at least two. Colours come from the page's CSS (classes curve, mark, axis).
+    `points` are (step, nat a token); at least two. Where there are many, the line is their running mean and they are
+    drawn behind it. Colours come from the page's CSS (classes curve, steps, mark, axis).
     """
     finite = [(x, y) for x, y in points if math.isfinite(y)]
     levels = [y for _, y in finite] + list(marks.values())
@@ -34,8 +38,14 @@ def loss_curve(points: Sequence[Point], marks: Mapping[str, float]) -> str:
             _TOP + (high - y) / (high - low) * (_HEIGHT - _TOP - _BOTTOM),
         )
 
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*point) for point in finite))
-    parts = [*_grid(low, high, at, first, last), f'<polyline class="curve" points="{line}"/>']
+    def line(name: str, through: Sequence[Point]) -> str:
+        places = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*point) for point in through))
+        return f'<polyline class="{name}" points="{places}"/>'
+
+    reach = len(finite) // _SMOOTHED
+    parts = [*_grid(low, high, at, first, last)]
+    parts += [line("steps", finite)] if reach else []
+    parts.append(line("curve", _running_mean(finite, reach)))
     # Labels that would lie on each other are pushed apart; the lines stay where the figures are.
     label_y = -math.inf
     for name, value in sorted(marks.items(), key=lambda mark: -mark[1]):
@@ -46,8 +56,19 @@ def loss_curve(points: Sequence[Point], marks: Mapping[str, float]) -> str:
     label = "Training loss over steps, nat a supervised token"
     return (
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
-        f'<p class="note">{label}; the dashed lines are the held-out losses of base and tuned model.</p>'
+        f'<p class="note">{label}{f" (mean of {2 * reach + 1})" if reach else ""}; the dashed lines are the held-out '
+        "losses of base and tuned model.</p>"
     )
+
+
+def _running_mean(points: Sequence[Point], reach: int) -> list[Point]:
+    """Each with the mean of those up to `reach` places away on both sides, of fewer at the ends."""
+    sums = [0.0, *itertools.accumulate(y for _, y in points)]
+    found = []
+    for place, (x, _) in enumerate(points):
+        around = min(reach, place, len(points) - 1 - place)
+        found.append((x, (sums[place + around + 1] - sums[place - around]) / (2 * around + 1)))
+    return found
 
 
 def _grid(low: float, high: float, place: Place, first: float, last: float) -> Iterator[str]:

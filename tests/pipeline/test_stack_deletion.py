@@ -6,11 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from heartbeat import requests
-from tests.pipeline.conftest import QUICK, ROOT, Cloud, Outcome, cdk, deployed
+from tests.fake_hub import TOKEN
+from tests.pipeline.conftest import PATIENCE_SECONDS, QUICK, ROOT, Cloud, Outcome, cdk, deployed
+from tests.pipeline.weights import Weights
 
 SETTINGS = [
     "endpoint_instances=2",
@@ -95,6 +98,21 @@ def switch_off_and_on(cloud: Cloud) -> None:
     assert (kept["asleep"], kept["accepted"][1]) == (None, before["EndpointConfigName"])
 
 
+def bring_slowly(cloud: Cloud) -> str:
+    """The job of an execution that brings the weights and has hours to go."""
+    weights = Weights(cloud)
+    weights.put_aside()
+    weights.set_token(TOKEN)
+    cloud.hub.bytes_per_second = 20_000
+    machine = cloud.outputs["WeightsStateMachineArn"]
+    arn = cloud.client("stepfunctions").start_execution(stateMachineArn=machine, input="{}")["executionArn"]
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not cloud.hub.served:
+        assert time.monotonic() < deadline, cloud.wait(arn).cause
+        time.sleep(0.1)
+    return str(cloud.wait_for_job(arn)["TrainingJobName"])
+
+
 def test_cdk_destroy_ends_what_runs_left(tmp_path: Path) -> None:
     with deployed(tmp_path, *SETTINGS) as cloud:
         stop_the_clock(cloud)
@@ -114,7 +132,7 @@ def test_cdk_destroy_ends_what_runs_left(tmp_path: Path) -> None:
         switch_off_and_on(cloud)
 
         running = cloud.start(hyperparameters={**QUICK, "MAX_STEPS": 100_000})
-        job = cloud.wait_for_job(running)["TrainingJobName"]
+        jobs = cloud.wait_for_job(running)["TrainingJobName"], bring_slowly(cloud)
         cdk(cloud.server, "destroy", "--all", "--force", "--output", str(tmp_path / "cdk.out"))
 
         assert sagemaker.list_endpoints()["Endpoints"] == []
@@ -122,7 +140,8 @@ def test_cdk_destroy_ends_what_runs_left(tmp_path: Path) -> None:
         assert sagemaker.list_endpoint_configs()["EndpointConfigs"] == []
         assert sagemaker.list_models()["Models"] == []
         assert sagemaker.list_model_package_groups()["ModelPackageGroupSummaryList"] == []
-        assert sagemaker.describe_training_job(TrainingJobName=job)["TrainingJobStatus"] == "Stopped"
+        for job in jobs:
+            assert sagemaker.describe_training_job(TrainingJobName=job)["TrainingJobStatus"] == "Stopped"
         assert cloud.client("stepfunctions").list_state_machines()["stateMachines"] == []
         left = cloud.client("cloudformation").describe_stacks()["Stacks"]
         assert [item["StackName"] for item in left if item["StackStatus"] != "DELETE_COMPLETE"] == ["CDKToolkit"]

@@ -5,6 +5,7 @@ import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -133,7 +134,7 @@ def test_values_are_escaped() -> None:
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 400), st.floats(0, 20)), min_size=2, max_size=50),
+    st.lists(st.tuples(st.integers(0, 400), st.floats(0, 20)), min_size=2, max_size=150),
     st.dictionaries(
         st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cf", "Cs", "Co", "Cn"])),
         st.floats(0, 20),
@@ -143,9 +144,25 @@ def test_values_are_escaped() -> None:
 def test_the_curve_stays_inside_its_picture(points: list[tuple[float, float]], marks: dict[str, float]) -> None:
     svg, _, _ = charts.loss_curve(sorted(points), marks).partition("</svg>")
     root = ET.fromstring(svg + "</svg>")
-    line = root.find("polyline")
-    assert line is not None
-    for pair in line.attrib["points"].split():
+    pairs = [pair for line in root.findall("polyline") for pair in line.attrib["points"].split()]
+    assert len(pairs) in (len(points), 2 * len(points))
+    for pair in pairs:
         x, y = map(float, pair.split(","))
         assert 0 <= x <= 720
         assert 0 <= y <= 280
+
+
+def test_a_long_curve_is_smoothed_and_a_slope_stays_where_it_is() -> None:
+    def lines(losses: list[float]) -> dict[str, list[float]]:
+        svg, _, _ = charts.loss_curve(list(enumerate(losses)), {}).partition("</svg>")
+        return {
+            line.attrib["class"]: [float(pair.split(",")[1]) for pair in line.attrib["points"].split()]
+            for line in ET.fromstring(svg + "</svg>").findall("polyline")
+        }
+
+    slope = lines([4 - step / 200 for step in range(400)])
+    assert slope["curve"] == pytest.approx(slope["steps"], abs=0.1)
+    noisy = lines([2 + (-1) ** step for step in range(400)])
+    inner = noisy["curve"][20:-20]
+    assert max(inner) - min(inner) < 0.2 * (max(noisy["steps"]) - min(noisy["steps"]))
+    assert set(lines([2.0, 1.0, 1.5])) == {"curve"}
