@@ -132,7 +132,13 @@ def test_cdk_destroy_ends_what_runs_left(tmp_path: Path) -> None:
         switch_off_and_on(cloud)
 
         running = cloud.start(hyperparameters={**QUICK, "MAX_STEPS": 100_000})
-        jobs = cloud.wait_for_job(running)["TrainingJobName"], bring_slowly(cloud)
+        training = cloud.wait_for_job(running)["TrainingJobName"]
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        # The weights that it has read are put aside by what comes next.
+        while sagemaker.describe_training_job(TrainingJobName=training)["SecondaryStatus"] != "Training":
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        jobs = training, bring_slowly(cloud)
         cdk(cloud.server, "destroy", "--all", "--force", "--output", str(tmp_path / "cdk.out"))
 
         assert sagemaker.list_endpoints()["Endpoints"] == []
