@@ -15,6 +15,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from botocore.exceptions import ClientError
 
 from heartbeat.execution import run_id
 from local_aws.server import Server, start
@@ -150,12 +151,19 @@ class Cloud:
         ]
         models = [item["ModelName"] for item in sagemaker.list_models(NameContains=stem)["Models"]]
         configs = sagemaker.list_endpoint_configs(NameContains=stem)["EndpointConfigs"]
-        endpoints = [
-            item["EndpointName"]
-            for item in sagemaker.list_endpoints()["Endpoints"]
-            if sagemaker.describe_endpoint(EndpointName=item["EndpointName"])["EndpointConfigName"].startswith(stem)
-        ]
+        listed = [item["EndpointName"] for item in sagemaker.list_endpoints()["Endpoints"]]
+        endpoints = [name for name in listed if (self.config_of(name) or "").startswith(stem)]
         return [*live, *models, *(item["EndpointConfigName"] for item in configs), *endpoints]
+
+    def config_of(self, endpoint: str) -> str | None:
+        """What an endpoint is made of; None where it is gone, and be it since it was listed."""
+        try:
+            found = self.client("sagemaker").describe_endpoint(EndpointName=endpoint)
+        except ClientError as error:
+            if "Could not find" not in str(error):
+                raise
+            return None
+        return str(found["EndpointConfigName"])
 
     def wait_for_nothing_left(self, stem: str) -> None:
         deadline = time.monotonic() + PATIENCE_SECONDS
