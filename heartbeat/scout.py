@@ -109,11 +109,19 @@ class ModelShape:
     # --- parameters
 
     @property
+    def query_size(self) -> int:
+        """Of all heads' queries of a token, and of what the output projection is given."""
+        return self.num_attention_heads * self.head_size
+
+    @property
+    def key_value_size(self) -> int:
+        """Of all heads' keys of a token, and of their values."""
+        return self.num_key_value_heads * self.head_size
+
+    @property
     def attention_parameters(self) -> int:
         """Of one layer: query, key, value and output projections."""
-        query = self.num_attention_heads * self.head_size
-        key_value = self.num_key_value_heads * self.head_size
-        return self.hidden_size * (2 * query + 2 * key_value)
+        return self.hidden_size * (2 * self.query_size + 2 * self.key_value_size)
 
     @property
     def expert_parameters(self) -> int:
@@ -180,11 +188,9 @@ class ModelShape:
         `active`: of those that one token goes through, of which there is one routed expert a layer.
         """
         hidden, moe = self.hidden_size, self.num_moe_layers
-        query = self.num_attention_heads * self.head_size
-        key_value = self.num_key_value_heads * self.head_size
         expert = 3 * (hidden + self.expert_size)
         widths = {
-            "attention": self.num_layers * (2 * (hidden + query) + 2 * (hidden + key_value)),
+            "attention": self.num_layers * (2 * (hidden + self.query_size) + 2 * (hidden + self.key_value_size)),
             "shared_expert": moe * expert,
             "routed_experts": moe * (1 if active else self.num_experts) * expert,
         }
@@ -232,7 +238,7 @@ class ModelShape:
     @property
     def kv_cache_bytes_per_token(self) -> int:
         """Of keys and values of all layers in bf16: 192 KiB for Scout."""
-        return 2 * 2 * self.num_layers * self.num_key_value_heads * self.head_size
+        return 2 * 2 * self.num_layers * self.key_value_size
 
     # --- FLOPs
 
@@ -252,12 +258,11 @@ class ModelShape:
         frozen = sum(parts[part] for part in ("attention", "shared_experts", "dense_ffn", "router")) + routed
         # The down projections of the shared and the routed expert, or of the dense network.
         last = (parts["shared_experts"] + parts["dense_ffn"] + routed) // 3
-        width = self.num_attention_heads * self.head_size
         return {
             "forward": 2.0 * frozen,
             "recomputed_forward": 2.0 * (frozen - last),
             "backward": 2.0 * frozen,
-            "attention": 4.5 * self.num_layers * 2 * 2 * width * context / 2,
+            "attention": 4.5 * self.num_layers * 2 * 2 * self.query_size * context / 2,
             "head": 4.0 * self.vocabulary_size * self.hidden_size * supervised_share,
             # Twice forward, twice the work backward, since these weights have gradients themselves.
             "adapter": 8.0 * lora_parameters,

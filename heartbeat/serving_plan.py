@@ -165,10 +165,9 @@ def adapter_slot_bytes(shape: ModelShape, rank: int, tensor_parallel: int) -> fl
     part of B; of one whose inputs are split, its part of A and all of B (vllm/lora/layers).
     """
     hidden, moe, dense = shape.hidden_size, shape.num_moe_layers, shape.num_layers - shape.num_moe_layers
-    query, key_value = (shape.head_size * n for n in (shape.num_attention_heads, shape.num_key_value_heads))
     # A of query, key, value, gate and up, B of output and down: as wide as the hidden states.
     whole = hidden * (4 * shape.num_layers + 3 * (moe * (1 + shape.num_experts) + dense))
-    split = shape.num_layers * (2 * query + 2 * key_value)
+    split = shape.num_layers * (2 * shape.query_size + 2 * shape.key_value_size)
     split += 3 * (moe * (1 + shape.num_experts) * shape.expert_size + dense * shape.dense_size)
     return 2 * rank * (whole + split / tensor_parallel)
 

@@ -92,7 +92,7 @@ def cache_bytes(architecture: Architecture, num_tokens: int, dtype: torch.dtype)
     `num_tokens`: of the batch's longest prompt and `max_new_tokens` together. In bf16 Scout takes 192 KiB a token.
     """
     shape = architecture.shape
-    per_token = 2 * shape.num_key_value_heads * shape.head_size * dtype.itemsize
+    per_token = 2 * shape.key_value_size * dtype.itemsize
     return per_token * sum(_room(architecture, number, num_tokens) for number in range(shape.num_layers))
 
 

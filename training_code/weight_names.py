@@ -21,8 +21,7 @@ def layer_shapes(architecture: Architecture, number: int) -> dict[str, tuple[int
     """Of each weight of a layer, by its name within it."""
     shape = architecture.shape
     hidden, expert = shape.hidden_size, shape.expert_size
-    query = shape.num_attention_heads * shape.head_size
-    key_value = shape.num_key_value_heads * shape.head_size
+    query, key_value = shape.query_size, shape.key_value_size
     attention: dict[str, tuple[int, ...]] = {
         "input_layernorm.weight": (hidden,),
         "self_attn.q_proj.weight": (query, hidden),

@@ -104,12 +104,8 @@ def bring_slowly(cloud: Cloud) -> str:
     weights.put_aside()
     weights.set_token(TOKEN)
     cloud.hub.bytes_per_second = 20_000
-    machine = cloud.outputs["WeightsStateMachineArn"]
-    arn = cloud.client("stepfunctions").start_execution(stateMachineArn=machine, input="{}")["executionArn"]
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not cloud.hub.served:
-        assert time.monotonic() < deadline, cloud.wait(arn).cause
-        time.sleep(0.1)
+    arn = weights.start()
+    weights.wait_for_download()
     return str(cloud.wait_for_job(arn)["TrainingJobName"])
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 from heartbeat.cli import account, main
 from heartbeat.layout import BASE_MODEL
 from tests.fake_hub import TOKEN
-from tests.pipeline.conftest import MODEL_BUCKET, PATIENCE_SECONDS, QUICK, Cloud
+from tests.pipeline.conftest import MODEL_BUCKET, QUICK, Cloud
 from tests.pipeline.test_failures import assert_failed
 from tests.pipeline.test_permissions import denied
 from tests.pipeline.weights import Weights
@@ -151,9 +150,7 @@ def test_stopping_the_run_stops_the_bringing(cloud: Cloud, weights: Weights) -> 
     cloud.hub.bytes_per_second = 20_000
     arn = cloud.start(**TRAIN_ONLY)
     cloud.wait_for_state(arn, "Bring base weights")
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not cloud.hub.served and time.monotonic() < deadline:
-        time.sleep(0.1)
+    weights.wait_for_download()
     (child,) = [each for each in weights.executions() if each["status"] == "RUNNING"]
     cloud.client("stepfunctions").stop_execution(executionArn=arn)
     assert cloud.wait(arn).status == "ABORTED"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 from heartbeat.layout import BASE_MODEL, base_model_prefix
-from tests.pipeline.conftest import Cloud, Outcome
+from tests.pipeline.conftest import PATIENCE_SECONDS, Cloud, Outcome
 
 
 class Weights:
@@ -47,11 +48,21 @@ class Weights:
                     SecretId=self._secret, VersionStage="AWSCURRENT", RemoveFromVersionId=version
                 )
 
-    def bring(self, **given: Any) -> Outcome:
+    def start(self, **given: Any) -> str:
         started = self._cloud.client("stepfunctions").start_execution(
             stateMachineArn=self._cloud.outputs["WeightsStateMachineArn"], input=json.dumps(given)
         )
-        return self._cloud.wait(str(started["executionArn"]))
+        return str(started["executionArn"])
+
+    def bring(self, **given: Any) -> Outcome:
+        return self._cloud.wait(self.start(**given))
+
+    def wait_for_download(self) -> None:
+        """Until the hub has sent something."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not self._cloud.hub.served:
+            assert time.monotonic() < deadline, "nothing is fetched from the hub"
+            time.sleep(0.1)
 
     def executions(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self._cloud.client("stepfunctions").list_executions(
