@@ -30,6 +30,10 @@ class NoEndpoint(EndpointError):  # noqa: N818 (the endpoint is not there)
     """There is no endpoint of this name in the account and Region."""
 
 
+class Asleep(EndpointError):  # noqa: N818 (nothing is wrong with it)
+    """The endpoint has scaled to zero. The call that says so wakes it: ask again until it answers."""
+
+
 def ask(
     endpoint: str,
     messages: Sequence[Mapping[str, Any]],
@@ -43,8 +47,8 @@ def ask(
     """The assistant's next message in OpenAI's form: `content`, or `tool_calls` with their arguments as JSON.
 
     `model` is an adapter's name or `base`, `max_tokens` the longest answer, `runtime` a boto3 client of
-    `sagemaker-runtime` to use in place of a new one. Raises EndpointError, and what boto3 raises for credentials,
-    permissions and the network.
+    `sagemaker-runtime` to use in place of a new one. Raises EndpointError (Asleep where the endpoint has scaled to zero
+    and this call wakes it), and what boto3 raises for credentials, permissions and the network.
     """
     body = requests.chat(model=model, messages=messages, tools=tools, max_tokens=max_tokens, temperature=temperature)
     raw = _invoke(runtime, "invoke_endpoint", endpoint, body)["Body"].read()
@@ -149,17 +153,39 @@ def _invoke(runtime: Any, operation: str, endpoint: str, body: Mapping[str, Any]
     import boto3
     from botocore.exceptions import ClientError
 
-    client = runtime or boto3.client("sagemaker-runtime")
+    call = getattr(runtime or boto3.client("sagemaker-runtime"), operation)
+    asked = {"EndpointName": endpoint, "ContentType": "application/json", "Body": json.dumps(body)}
+    component = {"InferenceComponentName": requests.component_name(endpoint)}
     try:
-        return getattr(client, operation)(EndpointName=endpoint, ContentType="application/json", Body=json.dumps(body))
+        try:
+            return call(**asked, **(component if endpoint in _OF_COMPONENTS else {}))
+        except ClientError as error:
+            if not _wants_a_component(error):
+                raise
+            # One that can scale to zero. Only it can say so to a caller who may do no more than ask.
+            _OF_COMPONENTS.add(endpoint)
+        return call(**asked, **component)
     except ClientError as error:
         raise _explained(endpoint, error) from None
+
+
+_OF_COMPONENTS: set[str] = set()
+"""Endpoints that were found to host a component, so that they are asked rightly at once the next time."""
+
+
+def _wants_a_component(error: ClientError) -> bool:
+    # SageMaker has no code of its own for it.
+    return "inference component name header is required" in error.response["Error"].get("Message", "").lower()
 
 
 def _explained(endpoint: str, error: ClientError) -> EndpointError | ClientError:
     code, text = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
     if code == "ValidationError" and "not found" in text:
         return NoEndpoint(f"there is no endpoint {endpoint}")
+    if code == "ValidationError" and "no capacity" in text:
+        return Asleep(
+            f"endpoint {endpoint} is asleep or waking: ask again, it answers some minutes after the first call"
+        )
     if code in {"ModelError", "ModelStreamError", "InternalStreamFailure"}:
         return EndpointError(f"endpoint {endpoint} could not answer: {error.response.get('OriginalMessage') or text}")
     return error

@@ -35,6 +35,7 @@ def page(record: Record) -> str:
         _learning(record.get("metrics")),
         _acceptance(record.get("acceptance")),
         _plan(record.get("plan")),
+        _endpoint(record),
         _dataset(record.get("dataset")),
         _reproduce(record),
     ]
@@ -178,6 +179,28 @@ def _plan(plan: Record | None) -> str:
         *([f"prices: {as_of}"] if as_of else []),
     ]
     return _section("Plan", body + _list(notes))
+
+
+def _endpoint(record: Record) -> str:
+    """What it costs to keep the endpoint; nothing of a run that makes none."""
+    plan, run = record.get("plan") or {}, _state(record).get("run") or {}
+    serving, planned = plan.get("serving") or {}, plan.get("endpoint")
+    if not planned or not serving.get("instance_type") or not run.get("deploy", True):
+        return ""
+    hour, month = _number(planned["usd_per_hour"], "${:,.2f}"), _number(planned["usd_per_month"], "${:,.0f}")
+    old = " (old price)" if serving.get("price_is_old") else ""
+    always = f"{month} of {planned['hours_per_month']:,.0f} hours{old}"
+    rows = [
+        ("Instances", f"{planned['instances']} {serving['instance_type']}"),
+        ("An hour", hour + old),
+        ("A month", f"at most {always}; nothing while it is asleep" if planned["scales_to_zero"] else always),
+        ("During an update", f"{planned['instances_while_updating']} instances bill"),
+    ]
+    if planned["scales_to_zero"]:
+        waking = durations.about(planned["cold_start_seconds"])
+        cost = _number(planned["usd_per_cold_start"], "${:,.2f}")
+        rows.append(("To wake it", f"{waking} and {cost} before the first answer, computed from assumed rates"))
+    return _section("What the endpoint costs", _pairs(rows))
 
 
 def _dataset(dataset: Record | None) -> str:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Any
 
+from heartbeat import timing
 from heartbeat.catalog import Catalog, Instance
 from heartbeat.memory import GIB
 from heartbeat.scout import WEIGHT_BYTES, ModelShape
@@ -20,6 +21,8 @@ RUNTIME_GIB = 3.0
 SERVED_FORMATS = ("bf16", "fp8", "int4")
 """Of weights, as vLLM serves them: the largest first."""
 DAYS_PER_MONTH = HOURS_PER_MONTH / 24
+ENGINE_SECONDS = 180.0
+"""vLLM compiles the model and captures CUDA graphs. Unverified."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,10 @@ class ServingPlan:
     """Of `busy_hours_per_day`, for an endpoint that is off in between. Before it answers again it must start and load
     the weights."""
     busy_hours_per_day: float
+    cold_start_seconds: Mapping[str, float]
+    """From nothing to the first answer, by what takes them: assumed rates, computed from the weights' bytes."""
+    usd_per_cold_start: float | None
+    """An instance bills while it starts."""
     max_model_len: int
     concurrency: int
     adapters: int
@@ -124,6 +131,7 @@ def plan_serving(
         usd_per_hour=None,
         usd_per_month=None,
         usd_per_month_awake=None,
+        usd_per_cold_start=None,
         rejected=rejected,
         refusal=f"{refusal} {hint}",
     )
@@ -172,6 +180,20 @@ def adapter_slot_bytes(shape: ModelShape, rank: int, tensor_parallel: int) -> fl
     return 2 * rank * (whole + split / tensor_parallel)
 
 
+def cold_start_seconds(shape: ModelShape, weight_format: str) -> dict[str, float]:
+    """What an endpoint that has no instance does before it answers, and the seconds that each takes.
+
+    The rates are those of a training job's start (heartbeat.timing) and as unverified.
+    """
+    weights_gb = sum(shape.bytes_by_part(weight_format).values()) / 1e9
+    return {
+        "start_up": timing.START_UP_SECONDS,
+        "download": weights_gb / timing.DOWNLOAD_GB_PER_SECOND,
+        "load": weights_gb / timing.PREPARE_GB_PER_SECOND,
+        "engine": ENGINE_SECONDS,
+    }
+
+
 def _on(instance: Instance, asked: _Ask, weight_format: str) -> ServingPlan:
     split = _tensor_parallel(instance.num_gpus, asked.shape)
     terms = asked.memory_terms(weight_format, split)
@@ -181,7 +203,7 @@ def _on(instance: Instance, asked: _Ask, weight_format: str) -> ServingPlan:
         refusal = f"has GPUs ({instance.gpu}) that do not compute in bf16"
     elif needed > usable:
         refusal = f"needs {needed:.1f} GiB on each of {split} GPUs, {needed - usable:.1f} more than {usable:.1f} usable"
-    price = instance.usd_per_hour
+    price, cold_start = instance.usd_per_hour, cold_start_seconds(asked.shape, weight_format)
     return ServingPlan(
         instance_type=instance.instance_type,
         fallbacks=(),
@@ -191,6 +213,8 @@ def _on(instance: Instance, asked: _Ask, weight_format: str) -> ServingPlan:
         usd_per_month=None if price is None else price * HOURS_PER_MONTH,
         usd_per_month_awake=None if price is None else price * asked.busy_hours_per_day * DAYS_PER_MONTH,
         busy_hours_per_day=asked.busy_hours_per_day,
+        cold_start_seconds=cold_start,
+        usd_per_cold_start=None if price is None else price * sum(cold_start.values()) / 3600,
         max_model_len=asked.max_model_len,
         concurrency=asked.concurrency,
         adapters=asked.adapters,

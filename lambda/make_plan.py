@@ -66,7 +66,7 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
         replace(adapter, container=container).beside(endpoint)  # what does not fit is said before a dollar is spent
     except (SettingError, catalog.UnknownInstance) as error:
         raise InputInvalid(str(error)) from None
-    instances = int(os.environ["ENDPOINT_INSTANCES"])
+    instances, sleeps = int(os.environ["ENDPOINT_INSTANCES"]), bool(os.environ["ENDPOINT_SCALES_TO_ZERO"])
     hourly = None if serving.usd_per_hour is None else serving.usd_per_hour * instances
     hours = float(os.environ["ENDPOINT_HOURS_PER_MONTH"] or HOURS_PER_MONTH)
     record = {
@@ -80,7 +80,12 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
             "usd_per_hour": hourly,
             "hours_per_month": hours,
             "usd_per_month": None if hourly is None else hourly * hours,
-            "instances_while_updating": requests.instances_while_updating(os.environ["ENDPOINT_UPDATE"], instances),
+            "scales_to_zero": sleeps,
+            "cold_start_seconds": sum(serving.cold_start_seconds.values()),
+            "usd_per_cold_start": serving.usd_per_cold_start,
+            "instances_while_updating": requests.instances_while_updating(
+                "rolling" if sleeps else os.environ["ENDPOINT_UPDATE"], instances
+            ),
         },
     }
     aws.write_json(aws.run_of(event).plan, record)

@@ -71,17 +71,24 @@ def _talk(endpoint: Endpoint, opening: list[Message], model: str) -> int:
         elif line.startswith("/") and not line.startswith("/tool "):
             screen.say(Text(_HELP, style="dim"))
         elif line:
-            said = _said(line, messages)
-            _show(Text(f"{model} ", style="bold cyan"))
-            answer = endpoint.say([*messages, said], model, lambda text: _show(Text(text)))
+            said, voice = _said(line, messages), _Voice(model)
+            answer = endpoint.say([*messages, said], model, voice.say)
             messages += [said, {key: answer[key] for key in ("role", "content", "tool_calls") if answer.get(key)}]
-            screen.say("" if answer.get("content") else shown(answer))
+            if not answer.get("content"):
+                voice.say(shown(answer))
+            screen.say()
     return 0
 
 
-def _show(text: Text) -> None:
-    """Without going to the next line: more comes."""
-    screen.console().print(text, end="", soft_wrap=True)
+class _Voice:
+    """An answer on the screen, piece by piece; who gives it is said before the first, which may be long in coming."""
+
+    def __init__(self, model: str) -> None:
+        self._before = Text(f"{model} ", style="bold cyan")
+
+    def say(self, text: str) -> None:
+        screen.console().print(self._before, Text(text), sep="", end="", soft_wrap=True)
+        self._before = Text()
 
 
 def _said(line: str, messages: list[Message]) -> Message:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from heartbeat import client
-from heartbeat.cli import account
+from heartbeat.cli import account, screen
 from heartbeat.cli.errors import Failed, UserError
+from heartbeat.cli.watch import AWS_SECONDS, LOCAL_SECONDS
 from heartbeat.client import Message
+
+WAKING_SECONDS = 2 * 3600
+"""The longest that SageMaker lets the download and the start of an endpoint's container take."""
+
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,17 +32,36 @@ class Endpoint:
     temperature: float = 0.0
 
     def ask(self, messages: Sequence[Message], model: str) -> Message:
-        """The assistant's next message, by an adapter or the base. Raises UserError or Failed."""
+        """The assistant's next message, by an adapter or the base; waits for an endpoint that is asleep.
+
+        Raises UserError or Failed.
+        """
         with _in_words():
-            return client.ask(self.name, messages, model=model, **self._how())
+            return self._awake(lambda: client.ask(self.name, messages, model=model, **self._how()))
 
     def say(self, messages: Sequence[Message], model: str, show: Callable[[str], None]) -> Message:
         """The same; `show` gets its text piece by piece, as it comes."""
         with _in_words():
-            said = client.stream(self.name, messages, model=model, **self._how())
+            said = self._awake(lambda: client.stream(self.name, messages, model=model, **self._how()))
             for text in said:
                 show(text)
             return said.message
+
+    def _awake(self, call: Callable[[], _Answer]) -> _Answer:
+        """What the call returns, made again until the endpoint that it wakes can answer. Raises EndpointError."""
+        with contextlib.suppress(client.Asleep):
+            return call()
+        pause = LOCAL_SECONDS if account.is_local() else AWS_SECONDS
+        # Beside the answer, which a script reads from standard output.
+        with screen.phase(f"waking {self.name}", screen.errors()) as phase:
+            phase.detail = "it was asleep; `python -m heartbeat plan` says how long waking takes"
+            while True:
+                time.sleep(pause)
+                try:
+                    return call()
+                except client.Asleep:
+                    if phase.seconds > WAKING_SECONDS:
+                        raise
 
     def _how(self) -> dict[str, Any]:
         return {

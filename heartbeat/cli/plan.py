@@ -25,6 +25,7 @@ from heartbeat.durations import about
 from heartbeat.execution import MAX_RUNTIME_SECONDS
 from heartbeat.job import FineTuneJob, resolve
 from heartbeat.plan import Plan, Rank, plan_run, plan_serving
+from heartbeat.requests import SCALE_IN_SECONDS
 from heartbeat.scout import SCOUT, ModelShape
 from heartbeat.serving_plan import SERVED_FORMATS, ServingPlan
 
@@ -253,7 +254,13 @@ def _show_serving(plans: Sequence[ServingPlan]) -> None:
             _dollars(plan.usd_per_month_awake),
         )
     screen.console().print(table)
-    screen.say("  This app deploys bf16; the last column is an endpoint that is off in between (endpoint_schedule)")
+    screen.say("  This app deploys bf16. The last column: an endpoint that is off by the clock (endpoint_schedule).")
+    if first.instance_type is not None:
+        waits, cost = about(sum(first.cold_start_seconds.values())), screen.usd(first.usd_per_cold_start)
+        screen.say(
+            f"  Or asleep while nobody asks (endpoint_scale_to_zero): who wakes it waits {waits} ({cost}), and it"
+        )
+        screen.say(f"  sleeps again {about(SCALE_IN_SECONDS)} after the last answer. Computed from assumed rates.")
     for plan in plans:
         if plan.refusal:
             _paragraph("!", "yellow", f"The endpoint: {plan.refusal}")

@@ -29,9 +29,15 @@ def console() -> Console:
     return Console(highlight=False, emoji=False)
 
 
-def say(text: str | Text = "") -> None:
+@functools.cache
+def errors() -> Console:
+    """Standard error, for what is not the answer that a script reads."""
+    return Console(highlight=False, emoji=False, stderr=True)
+
+
+def say(text: str | Text = "", to: Console | None = None) -> None:
     """One line, as it is: never wrapped, never read as markup."""
-    console().print(text if isinstance(text, Text) else Text(text), soft_wrap=True)
+    (to or console()).print(text if isinstance(text, Text) else Text(text), soft_wrap=True)
 
 
 def line(mark: str, title: str, seconds: float | None, detail: str = "") -> Text:
@@ -73,25 +79,25 @@ _SPINNER = Spinner("dots")
 
 
 @contextmanager
-def phase(title: str) -> Iterator[Phase]:
-    """Shows that something goes on, and how long it took."""
-    current = Phase(title)
+def phase(title: str, on: Console | None = None) -> Iterator[Phase]:
+    """Shows that something goes on, and how long it took; on standard output where `on` names no other console."""
+    current, on = Phase(title), on or console()
     # Without a terminal to redraw on: a line, but only about what takes longer than one waits for.
-    begun = threading.Timer(_PATIENCE_SECONDS, lambda: say(f"  … {title}"))
+    begun = threading.Timer(_PATIENCE_SECONDS, lambda: say(f"  … {title}", on))
     try:
-        if console().is_terminal:
-            with Live(current, console=console(), transient=True, refresh_per_second=10):
+        if on.is_terminal:
+            with Live(current, console=on, transient=True, refresh_per_second=10):
                 yield current
         else:
             begun.start()
             yield current
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt)
-        say(line(BROKEN, title, current.seconds, "stopped" if stopped else current.detail))
+        say(line(BROKEN, title, current.seconds, "stopped" if stopped else current.detail), on)
         raise
     finally:
         begun.cancel()
-    say(line(DONE, title, current.seconds, current.detail))
+    say(line(DONE, title, current.seconds, current.detail), on)
 
 
 def duration(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 from typing import Any
@@ -11,7 +12,7 @@ from botocore.exceptions import ClientError, EventStreamError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heartbeat.client import EndpointError, NoEndpoint, Stream, ask, stream
+from heartbeat.client import Asleep, EndpointError, NoEndpoint, Stream, ask, stream
 
 QUESTION = [{"role": "user", "content": "Who leads?"}]
 
@@ -95,6 +96,37 @@ def test_failures_are_told_apart(call_it: Any) -> None:
         call_it("e", QUESTION, runtime=Runtime(failure("ModelError", "long", OriginalMessage="no such model")))
     with pytest.raises(ClientError, match="not authorized"):
         call_it("e", QUESTION, runtime=Runtime(failure("AccessDeniedException", "not authorized")))
+
+
+class OfComponents:
+    """A client of an endpoint that hosts a component, in SageMaker's words."""
+
+    def __init__(self, copies: int = 1) -> None:
+        self.copies = copies
+        self.asked: list[dict[str, Any]] = []
+
+    def invoke_endpoint(self, **asked: Any) -> dict[str, Any]:
+        self.asked.append(asked)
+        if "InferenceComponentName" not in asked:
+            raise failure("ValidationError", "Inference Component Name header is required for endpoints to which you …")
+        if not self.copies:
+            raise failure("ValidationError", "Inference Component has no capacity to process this request. …")
+        answer = {"choices": [{"message": {"role": "assistant", "content": asked["InferenceComponentName"]}}]}
+        return {"Body": io.BytesIO(json.dumps(answer).encode())}
+
+    invoke_endpoint_with_response_stream = invoke_endpoint
+
+
+def test_a_component_is_found_once_and_asked_for_by_the_endpoints_name() -> None:
+    runtime = OfComponents()
+    assert [ask("found-once", QUESTION, runtime=runtime)["content"] for _ in range(2)] == ["found-once"] * 2
+    assert ["InferenceComponentName" in asked for asked in runtime.asked] == [False, True, True]
+
+
+@pytest.mark.parametrize("call_it", [ask, stream])
+def test_an_endpoint_that_sleeps_says_so(call_it: Any) -> None:
+    with pytest.raises(Asleep, match="endpoint sleeper is asleep or waking: ask again"):
+        call_it("sleeper", QUESTION, runtime=OfComponents(copies=0))
 
 
 def test_a_container_that_fails_while_it_speaks() -> None:

@@ -74,6 +74,32 @@ def test_a_success_shows_its_figures() -> None:
         assert shown in text
 
 
+PLANNED = {
+    "instances": 1,
+    "usd_per_hour": 25.25,
+    "hours_per_month": 730.0,
+    "usd_per_month": 18432.5,
+    "scales_to_zero": False,
+    "cold_start_seconds": 914.0,
+    "usd_per_cold_start": 6.41,
+    "instances_while_updating": 2,
+}
+
+
+def test_it_says_what_the_endpoint_costs() -> None:
+    plan = {"serving": {"instance_type": "ml.p4d.24xlarge"}, "endpoint": PLANNED}
+    always = read(report.page(record(plan=plan)))
+    assert "1 ml.p4d.24xlarge An hour $25.25 A month $18,432 of 730 hours During an update 2 instances bill" in always
+    assert "wake" not in always
+    sleeps = read(report.page(record(plan={**plan, "endpoint": {**PLANNED, "scales_to_zero": True}})))
+    assert "at most $18,432 of 730 hours; nothing while it is asleep" in sleeps
+    assert "To wake it 15 min and $6.41 before the first answer" in sleeps
+    unknown = {**PLANNED, "usd_per_hour": None, "usd_per_month": None}
+    assert "An hour unknown" in read(report.page(record(plan={**plan, "endpoint": unknown})))
+    alone = {"state": {"run": {"deploy": False}}}
+    assert "What the endpoint costs" not in read(report.page({**record(plan=plan), **alone}))
+
+
 def judged(tuned: list[str]) -> tuple[str, str]:
     """(HTML, text) of the page of a run whose model said these on the turns of a row."""
     held = cases([ROW])

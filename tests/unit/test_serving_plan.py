@@ -148,6 +148,16 @@ def test_an_endpoint_that_sleeps_pays_for_the_hours_it_is_awake() -> None:
         plan_serving(shape=SCOUT, catalog=CATALOG, busy_hours_per_day=25)
 
 
+def test_waking_brings_every_weight_and_bills_meanwhile() -> None:
+    plan = plan_serving(shape=SCOUT, catalog=CATALOG, instance_types=["ml.p4d.24xlarge"])
+    # 217 GB at 1 GB/s, twice: from S3, and onto the GPUs.
+    assert plan.cold_start_seconds["download"] == plan.cold_start_seconds["load"] == pytest.approx(217.3, rel=0.01)
+    assert plan.usd_per_cold_start == pytest.approx(25.25 / 3600 * sum(plan.cold_start_seconds.values()))
+    smaller = plan_serving(shape=SCOUT, catalog=CATALOG, weight_format="int4")
+    assert sum(smaller.cold_start_seconds.values()) < sum(plan.cold_start_seconds.values())
+    assert plan_serving(shape=SCOUT, catalog=CATALOG, instance_types=["ml.g5.xlarge"]).usd_per_cold_start is None
+
+
 def test_an_old_price_of_an_endpoint_is_said_to_be_old() -> None:
     later = date(2027, 6, 1)
     assert plan_serving(shape=SCOUT, catalog=CATALOG, today=later).price_is_old
