@@ -191,6 +191,7 @@ def require_pass_role(headers: dict[str, str], role_arn: str | None, service: st
 
 _ARN_MEMBERS = (
     ("TrainingJobName", "training-job"),
+    ("InferenceComponentName", "inference-component"),  # CreateInferenceComponent names its endpoint as well
     ("ModelPackageGroupName", "model-package-group"),
     ("EndpointName", "endpoint"),
     ("EndpointConfigName", "endpoint-config"),
