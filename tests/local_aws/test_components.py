@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import boto3
@@ -308,20 +308,20 @@ def test_a_copy_that_is_slow_and_dies(account: Account, endpoint: str, component
     assert recorded(account, "Invocation5XXErrors", InferenceComponentName=component) == 2
 
 
-def test_a_caller_needs_both_arns(account: Account, endpoint: str, component: str) -> None:
-    sagemaker = account.client("sagemaker")
-    arns = [
-        sagemaker.describe_endpoint(EndpointName=endpoint)["EndpointArn"],
-        describe(account, component)["InferenceComponentArn"],
-    ]
+@pytest.fixture
+def caller(account: Account) -> Callable[..., Callable[[str], Any]]:
+    """Makes clients of a role that may do these actions on these resources, and no more."""
     trust = {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}
     iam, name = account.client("iam"), account.name("caller")
     document = json.dumps({"Version": "2012-10-17", "Statement": [trust]})
-    role_arn = iam.create_role(RoleName=name, AssumeRolePolicyDocument=document)["Role"]["Arn"]
-    keys = account.client("sts").assume_role(RoleArn=role_arn, RoleSessionName="caller")["Credentials"]
+    arn = iam.create_role(RoleName=name, AssumeRolePolicyDocument=document)["Role"]["Arn"]
+    keys = account.client("sts").assume_role(RoleArn=arn, RoleSessionName="caller")["Credentials"]
 
-    def client(service: str) -> Any:
-        return boto3.client(
+    def permitted(actions: list[str], resources: list[str]) -> Callable[[str], Any]:
+        statement = {"Effect": "Allow", "Action": actions, "Resource": resources}
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+        iam.put_role_policy(RoleName=name, PolicyName="policy", PolicyDocument=policy)
+        return lambda service: boto3.client(
             service,
             region_name=REGION,
             endpoint_url=account.server.url,
@@ -330,25 +330,25 @@ def test_a_caller_needs_both_arns(account: Account, endpoint: str, component: st
             aws_session_token=keys["SessionToken"],
         )
 
-    def permit(resources: list[str]) -> None:
-        actions = ["sagemaker:InvokeEndpoint", "sagemaker:UpdateInferenceComponentRuntimeConfig"]
-        statement = {"Effect": "Allow", "Action": actions, "Resource": resources}
-        policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
-        iam.put_role_policy(RoleName=name, PolicyName="policy", PolicyDocument=policy)
+    return permitted
 
+
+def test_a_caller_needs_both_arns(
+    account: Account, endpoint: str, component: str, caller: Callable[..., Callable[[str], Any]]
+) -> None:
+    endpoint_arn = account.client("sagemaker").describe_endpoint(EndpointName=endpoint)["EndpointArn"]
+    component_arn = describe(account, component)["InferenceComponentArn"]
     asked = {"EndpointName": endpoint, "InferenceComponentName": component, "Body": b"hello"}
-    for arn in arns:
-        permit([arn])
+    invoke = ["sagemaker:InvokeEndpoint"]
+    for arn in (endpoint_arn, component_arn):
         with pytest.raises(ClientError, match="not authorized to perform: sagemaker:InvokeEndpoint"):
-            client("sagemaker-runtime").invoke_endpoint(**asked)
-    permit(arns)
-    client("sagemaker-runtime").invoke_endpoint(**asked)["Body"].read()
+            caller(invoke, [arn])("sagemaker-runtime").invoke_endpoint(**asked)
+    caller(invoke, [endpoint_arn, component_arn])("sagemaker-runtime").invoke_endpoint(**asked)["Body"].read()
+    scale_in = ["sagemaker:UpdateInferenceComponentRuntimeConfig"]
     zero = {"InferenceComponentName": component, "DesiredRuntimeConfig": {"CopyCount": 0}}
-    permit(arns[:1])
-    with pytest.raises(ClientError, match="not authorized to perform: sagemaker:UpdateInferenceComponentRuntimeConfig"):
-        client("sagemaker").update_inference_component_runtime_config(**zero)
-    permit(arns[1:])
-    client("sagemaker").update_inference_component_runtime_config(**zero)
+    with pytest.raises(ClientError, match=f"not authorized to perform: {scale_in[0]}"):
+        caller(scale_in, [endpoint_arn])("sagemaker").update_inference_component_runtime_config(**zero)
+    caller(scale_in, [component_arn])("sagemaker").update_inference_component_runtime_config(**zero)
 
 
 def test_an_endpoint_goes_when_its_components_have(account: Account, role: str, models: dict[str, str]) -> None:
@@ -360,3 +360,109 @@ def test_an_endpoint_goes_when_its_components_have(account: Account, role: str, 
     wait_for(lambda: gone(account, hosted))
     sagemaker.delete_endpoint(EndpointName=name)
     assert sagemaker.list_endpoints(NameContains=name)["Endpoints"] == []
+
+
+def scaled(component: str) -> dict[str, str]:
+    return {
+        "ServiceNamespace": "sagemaker",
+        "ResourceId": f"inference-component/{component}",
+        "ScalableDimension": "sagemaker:inference-component:DesiredCopyCount",
+    }
+
+
+def put_tracking(account: Account, component: str, cooldown: int) -> None:
+    metric = "SageMakerInferenceComponentConcurrentRequestsPerCopyHighResolution"
+    account.client("application-autoscaling").put_scaling_policy(
+        **scaled(component),
+        PolicyName="tracking",
+        PolicyType="TargetTrackingScaling",
+        TargetTrackingScalingPolicyConfiguration={
+            "TargetValue": 5,
+            "PredefinedMetricSpecification": {"PredefinedMetricType": metric},
+            "ScaleInCooldown": cooldown,
+        },
+    )
+
+
+def wake_alarm(component: str, policy_arn: str) -> dict[str, Any]:
+    return {
+        "AlarmName": f"wake-{component}",
+        "Namespace": "AWS/SageMaker",
+        "MetricName": "NoCapacityInvocationFailures",
+        "Dimensions": [{"Name": "InferenceComponentName", "Value": component}],
+        "Statistic": "Maximum",
+        "Period": 60,
+        "EvaluationPeriods": 1,
+        "Threshold": 1,
+        "ComparisonOperator": "GreaterThanOrEqualToThreshold",
+        "TreatMissingData": "missing",
+        "AlarmActions": [policy_arn],
+    }
+
+
+def test_asleep_when_idle_and_woken_by_a_call(account: Account, endpoint: str, component: str) -> None:
+    scaling = account.client("application-autoscaling")
+
+    def has(copies: int) -> Callable[[], bool]:
+        return lambda: bool(at_rest(account, component)["RuntimeConfig"]["CurrentCopyCount"] == copies)
+
+    def refused() -> None:
+        with pytest.raises(ClientError, match="has no capacity"):
+            ask(account, endpoint, component)
+
+    scaling.register_scalable_target(**scaled(component), MinCapacity=0, MaxCapacity=1)
+    step = scaling.put_scaling_policy(
+        **scaled(component),
+        PolicyName="wake",
+        PolicyType="StepScaling",
+        StepScalingPolicyConfiguration={
+            "AdjustmentType": "ChangeInCapacity",
+            "MetricAggregationType": "Maximum",
+            "Cooldown": 60,
+            "StepAdjustments": [{"MetricIntervalLowerBound": 0, "ScalingAdjustment": 1}],
+        },
+    )
+    put_tracking(account, component, cooldown=1)
+    wait_for(has(0))
+    put_tracking(account, component, cooldown=3600)
+    refused()  # nothing listens yet
+    assert not has(1)()
+
+    alarm = wake_alarm(component, step["PolicyARN"])
+    account.client("cloudwatch").put_metric_alarm(**alarm)  # sees the call of just now
+    wait_for(has(1))
+    assert ask(account, endpoint, component)["name"] == "old"
+    account.server.set_faults(scale_in_seconds=0.5)
+    wait_for(has(0))
+    account.server.set_faults()
+    refused()  # the alarm has not been back yet
+    wait_for(has(1))
+    assert ask(account, endpoint, component)["name"] == "old"
+    (described,) = account.client("cloudwatch").describe_alarms(AlarmNames=[alarm["AlarmName"]])["MetricAlarms"]
+    assert (described["StateValue"], described["AlarmActions"]) == ("ALARM", [step["PolicyARN"]])
+
+    scaling.register_scalable_target(**scaled(component), MinCapacity=2, MaxCapacity=2)
+    wait_for(has(2))
+    listed = scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
+    assert scaled(component)["ResourceId"] in [target["ResourceId"] for target in listed]
+    assert len(scaling.describe_scaling_policies(**scaled(component))["ScalingPolicies"]) == 2
+
+    scaling.deregister_scalable_target(**scaled(component))
+    assert not scaling.describe_scaling_policies(**scaled(component))["ScalingPolicies"]
+    scale(account, component, 0)
+    refused()  # the alarm's action leads nowhere
+    time.sleep(0.3)
+    assert has(0)()
+
+
+def test_an_alarm_goes_by_its_own_arn(account: Account, caller: Callable[..., Callable[[str], Any]]) -> None:
+    alarm = wake_alarm(account.name("component"), "arn:aws:autoscaling:us-east-1:123456789012:scalingPolicy:none")
+    arn = f"arn:aws:cloudwatch:{REGION}:123456789012:alarm:{alarm['AlarmName']}"
+    actions = ["cloudwatch:PutMetricAlarm", "cloudwatch:DeleteAlarms"]
+    with pytest.raises(ClientError, match="not authorized to perform: cloudwatch:DeleteAlarms"):
+        caller(actions, [f"{arn}-of-another"])("cloudwatch").delete_alarms(AlarmNames=[alarm["AlarmName"]])
+    cloudwatch = caller(actions, [arn])("cloudwatch")
+    cloudwatch.put_metric_alarm(**alarm)
+    for _ in range(2):  # the second time there is none, which is no error
+        cloudwatch.delete_alarms(AlarmNames=[alarm["AlarmName"]])
+    assert not account.client("cloudwatch").describe_alarms(AlarmNames=[alarm["AlarmName"]])["MetricAlarms"]
