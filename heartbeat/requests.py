@@ -40,7 +40,7 @@ SCALE_IN_SECONDS = 1800
 """None is taken away for twice that: it would have to come again."""
 
 COPY_MEMORY_MB = 1024
-"""Host memory that a component's copy asks for. SageMaker places copies by it, and it limits nothing: every server takes
+"""Host memory that a component's copy asks for. SageMaker places copies by it, and it limits nothing: every server has
 more, and since a copy takes all accelerators of its instance, none is placed beside it. More is a risk without a use:
 an ml.g5.xlarge, which has 16 GiB, took 1,024 and refused 4,096 (a field report, 2026)."""
 WAKE_PERIOD_SECONDS = 60
