@@ -6,6 +6,8 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 
+import pytest
+
 from stacks.findings import wildcards
 from stacks.settings import Settings
 from tests.stacks.reading import Statement, Template, listed, role_statements, strings, text
@@ -88,11 +90,12 @@ def test_no_policy_of_aws_is_attached_but_the_one_that_the_cdk_needs(templates: 
     assert not [each for template in templates.values() for each in strings(template) if "FullAccess" in each]
 
 
-def test_no_wildcard_is_accepted_that_no_role_has(templates: Mapping[str, Template]) -> None:
-    settings = Settings(environment="dev")
+@pytest.mark.parametrize("environment", ["dev", "zero"])
+def test_no_wildcard_is_accepted_that_no_role_has(templates: Mapping[str, Template], environment: str) -> None:
+    settings = Settings(environment=environment, endpoint_scale_to_zero=environment == "zero")
     had = {
         text(resource)
-        for _, statement in role_statements(templates["dev-Pipeline"])
+        for _, statement in role_statements(templates[f"{environment}-Pipeline"])
         for resource in listed(statement["Resource"])
     }
     assert not [end for end in wildcards(settings) if not any(resource.endswith(end) for resource in had)]
