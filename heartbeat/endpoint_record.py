@@ -17,7 +17,8 @@ CLEAN_UP_LIMIT = timedelta(hours=12)
 
 @dataclass(frozen=True, kw_only=True)
 class EndpointRecord:
-    """The state of one endpoint. Configurations are named; a model has its configuration's name."""
+    """The state of one endpoint. Configurations are named; a model has its configuration's name. Of an endpoint that
+    scales to zero models are named: it has one configuration for all of them."""
 
     holder: str | None = None
     """ARN of the execution that may change the endpoint; None while nobody does."""
@@ -29,6 +30,8 @@ class EndpointRecord:
     """Those of runs that began and were not accepted, or not yet."""
     asleep: str | None = None
     """What the endpoint will be made of again, while it is off by its schedule."""
+    going_back: bool = False
+    """Whether the holder's clean-up has asked for `previous_config` of an endpoint that scales to zero, and waits."""
 
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> EndpointRecord:
@@ -38,6 +41,7 @@ class EndpointRecord:
             accepted=tuple(found["accepted"]),
             unaccepted=tuple(found["unaccepted"]),
             asleep=found.get("asleep"),
+            going_back=found.get("going_back", False),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -46,12 +50,12 @@ class EndpointRecord:
     def claimed(self, execution_arn: str, config: str) -> EndpointRecord:
         """Held by this execution, which is about to deploy `config`."""
         unaccepted = (config, *(name for name in self.unaccepted if name != config))
-        return replace(self, holder=execution_arn, previous_config=None, unaccepted=unaccepted)
+        return replace(self, holder=execution_arn, previous_config=None, unaccepted=unaccepted, going_back=False)
 
     def released(self, *, deleted: str | None = None) -> EndpointRecord:
         """Held by nobody. Configurations that begin with `deleted` are gone."""
         kept = tuple(name for name in self.unaccepted if deleted is None or not name.startswith(deleted))
-        return replace(self, holder=None, previous_config=None, unaccepted=kept)
+        return replace(self, holder=None, previous_config=None, unaccepted=kept, going_back=False)
 
     def with_accepted(self, config: str, *, keep_previous: int) -> EndpointRecord:
         """Released, with `config` as the latest of `keep_previous` + 1 that are kept."""

@@ -57,7 +57,15 @@ class QualityGateFailed(RunError):  # noqa: N818
     pass
 
 
+class EndpointFailed(RunError):  # noqa: N818
+    pass
+
+
 class AcceptanceFailed(RunError):  # noqa: N818
+    pass
+
+
+class RolledBack(RunError):  # noqa: N818
     pass
 
 
@@ -158,6 +166,15 @@ def why_not(error: str, cause: str | None) -> str:
     return "no quota" if _QUOTA.search(f"{error} {text}") else _shorten(text, 160)
 
 
+_ADVICE_ON: Mapping[str, str] = {
+    # Not all Regions let an endpoint have no instance (a field report, 2026-08).
+    "Min instance count needs to be greater than 0": "this Region's endpoints do not scale to zero: set"
+    " endpoint_scale_to_zero to false in cdk.json, or choose another Region, and deploy again; the adapter that passed"
+    " the gate is kept in the run's folder.",
+}
+"""What a person does next where AWS says this."""
+
+
 def explain(*, step: str, error: str, cause: str | None, log: str | None = None) -> Failure:
     """The Failure of a step from Step Functions' Error and Cause."""
     nested = read_cause(cause)
@@ -178,7 +195,8 @@ def explain(*, step: str, error: str, cause: str | None, log: str | None = None)
             said = f"{step} gave no sign of life within its limit."
         elif not said.startswith(step):
             said = f"{step}: {said}"
-    return Failure(error=name, what=said, advice=_ADVICE[name], log=log)
+    advice = next((text for words, text in _ADVICE_ON.items() if words in said), _ADVICE[name])
+    return Failure(error=name, what=said, advice=advice, log=log)
 
 
 def _of_nested(execution: Mapping[str, Any]) -> Failure:

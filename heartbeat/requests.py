@@ -39,6 +39,13 @@ SCALE_OUT_SECONDS = 900
 SCALE_IN_SECONDS = 1800
 """None is taken away for twice that: it would have to come again."""
 
+COPY_MEMORY_MB = 1024
+"""Host memory that a component's copy asks for. SageMaker places copies by it, and it limits nothing: every server has
+more, and since a copy takes all accelerators of its instance, none is placed beside it. More is a risk without a use:
+an ml.g5.xlarge, which has 16 GiB, took 1,024 and refused 4,096 (a field report, 2026)."""
+WAKE_PERIOD_SECONDS = 60
+"""Of the metric by which an endpoint that is asleep learns that it was called."""
+
 MAX_INSTANCE_POOLS = 5
 """SageMaker's limit of a variant (CreateEndpointConfig, API reference)."""
 
@@ -328,6 +335,97 @@ def deployment(*, update: str, rollback: Mapping[str, Any] | str) -> Body:
     return {**policy, "AutoRollbackConfiguration": rollback}
 
 
+def create_component_endpoint_config(
+    *,
+    name: str,
+    role_arn: str,
+    instance_type: str,
+    most_copies: int,
+    config_tags: Sequence[Mapping[str, str]],
+    internet: bool = False,
+) -> Body:
+    """CreateEndpointConfig of an endpoint that hosts inference components, and may have no instance.
+
+    One copy fills an instance; there may be one more of both, since a rolling update starts a new copy beside the old
+    ones. Without `internet` the containers have no network, as in `create_model`.
+    """
+    return {
+        "EndpointConfigName": name,
+        "ExecutionRoleArn": role_arn,
+        "EnableNetworkIsolation": not internet,
+        "ProductionVariants": [
+            {
+                "VariantName": VARIANT,
+                "InstanceType": instance_type,
+                "InitialInstanceCount": 1,
+                "InferenceAmiVersion": INFERENCE_AMI,
+                "ManagedInstanceScaling": {
+                    "Status": "ENABLED",
+                    "MinInstanceCount": 0,
+                    "MaxInstanceCount": most_copies + 1,
+                },
+                "RoutingConfig": {"RoutingStrategy": "LEAST_OUTSTANDING_REQUESTS"},
+            }
+        ],
+        "Tags": list(config_tags),
+    }
+
+
+def create_component(
+    *, endpoint: str, model: str, accelerators: int, component_tags: Sequence[Mapping[str, str]]
+) -> Body:
+    """CreateInferenceComponent: the endpoint's only one, of its name, with one copy (SageMaker refuses none)."""
+    return {
+        "InferenceComponentName": endpoint,
+        "EndpointName": endpoint,
+        "VariantName": VARIANT,
+        "Specification": component_specification(model=model, accelerators=accelerators),
+        "RuntimeConfig": {"CopyCount": 1},
+        "Tags": list(component_tags),
+    }
+
+
+def component_specification(*, model: str, accelerators: int) -> Body:
+    """What a component serves, with the longest start-up and download times that SageMaker allows (3,600 s).
+
+    `accelerators` are all that the instance has: one copy an instance.
+    """
+    return {
+        "ModelName": model,
+        "ComputeResourceRequirements": {
+            "NumberOfAcceleratorDevicesRequired": accelerators,
+            "MinMemoryRequiredInMb": COPY_MEMORY_MB,
+        },
+        "StartupParameters": {
+            "ModelDataDownloadTimeoutInSeconds": 3600,
+            "ContainerStartupHealthCheckTimeoutInSeconds": 3600,
+        },
+    }
+
+
+def update_component(*, endpoint: str, specification: Mapping[str, Any], alarms: Sequence[str] = ()) -> Body:
+    """UpdateInferenceComponent, copy by copy: old ones serve until new ones do, and again if those fail or an alarm
+    goes off."""
+    rollback = {"AutoRollbackConfiguration": {"Alarms": [{"AlarmName": name} for name in alarms]}}
+    return {
+        "InferenceComponentName": endpoint,
+        "Specification": dict(specification),
+        "DeploymentConfig": {
+            "RollingUpdatePolicy": {
+                "MaximumBatchSize": {"Type": "COPY_COUNT", "Value": 1},
+                "WaitIntervalInSeconds": BAKING_SECONDS,
+                "MaximumExecutionTimeoutInSeconds": ROLLING_SECONDS,
+            },
+            **(rollback if alarms else {}),
+        },
+    }
+
+
+def component_copies(*, endpoint: str, copies: int) -> Body:
+    """UpdateInferenceComponentRuntimeConfig."""
+    return {"InferenceComponentName": endpoint, "DesiredRuntimeConfig": {"CopyCount": copies}}
+
+
 def instances_while_updating(update: str, num_instances: int) -> int:
     """The most instances that bill, and need a quota, while an endpoint of so many is updated."""
     return num_instances + 1 if update == "rolling" else 2 * num_instances
@@ -348,7 +446,7 @@ def scaled_variant(endpoint: str) -> Body:
 
 
 def scalable_target(*, endpoint: str, least: int, most: int) -> Body:
-    """RegisterScalableTarget. `least` is at least 1: a variant that holds its own model cannot have no instance."""
+    """RegisterScalableTarget. `least` is at least 1: only an endpoint of components can have no instance."""
     return {**scaled_variant(endpoint), "MinCapacity": least, "MaxCapacity": most}
 
 
@@ -360,13 +458,78 @@ def scaling_policy(*, endpoint: str, concurrency: float) -> Body:
     """
     return {
         **scaled_variant(endpoint),
+        **_tracking(concurrency, "SageMakerVariantConcurrentRequestsPerModelHighResolution"),
+    }
+
+
+def scaled_component(endpoint: str) -> Body:
+    """What Application Auto Scaling calls the number of copies of an endpoint's component."""
+    return {
+        "ServiceNamespace": "sagemaker",
+        "ResourceId": f"inference-component/{endpoint}",
+        "ScalableDimension": "sagemaker:inference-component:DesiredCopyCount",
+    }
+
+
+def component_target(*, endpoint: str, most: int) -> Body:
+    """RegisterScalableTarget: from no copy, and with it no instance, to `most`."""
+    return {**scaled_component(endpoint), "MinCapacity": 0, "MaxCapacity": most}
+
+
+def component_policy(*, endpoint: str, concurrency: float) -> Body:
+    """PutScalingPolicy: as many copies as keep `concurrency` requests at once on each, and none where nobody asks."""
+    return {
+        **scaled_component(endpoint),
+        **_tracking(concurrency, "SageMakerInferenceComponentConcurrentRequestsPerCopyHighResolution"),
+    }
+
+
+def wake_policy(endpoint: str) -> Body:
+    """PutScalingPolicy: one copy more when `wake_alarm` goes off. Target tracking has no metric of a component without
+    a copy. The cooldown is that of a copy that starts, since calls are refused until it does."""
+    return {
+        **scaled_component(endpoint),
+        "PolicyName": "wake",
+        "PolicyType": "StepScaling",
+        "StepScalingPolicyConfiguration": {
+            "AdjustmentType": "ChangeInCapacity",
+            "MetricAggregationType": "Maximum",
+            "Cooldown": SCALE_OUT_SECONDS,
+            "StepAdjustments": [{"MetricIntervalLowerBound": 0, "ScalingAdjustment": 1}],
+        },
+    }
+
+
+def wake_alarm_name(*, environment: str, endpoint: str) -> str:
+    return f"HeartBeat-{environment}-wake-{endpoint}"
+
+
+def wake_alarm(*, environment: str, endpoint: str, policy_arn: str) -> Body:
+    """PutMetricAlarm: a call was refused since there is no copy to answer it."""
+    return {
+        "AlarmName": wake_alarm_name(environment=environment, endpoint=endpoint),
+        "AlarmDescription": f"Endpoint {endpoint} was called while it had no instance: it is started",
+        "AlarmActions": [policy_arn],
+        "Namespace": "AWS/SageMaker",
+        "MetricName": "NoCapacityInvocationFailures",
+        "Dimensions": [{"Name": "InferenceComponentName", "Value": endpoint}],
+        "Statistic": "Maximum",
+        "Period": WAKE_PERIOD_SECONDS,
+        "EvaluationPeriods": 1,
+        "Threshold": 1,
+        "ComparisonOperator": "GreaterThanOrEqualToThreshold",
+        "TreatMissingData": "missing",
+    }
+
+
+def _tracking(concurrency: float, metric: str) -> Body:
+    """What target tracking of a variant and of a component have in common."""
+    return {
         "PolicyName": "concurrent-requests",
         "PolicyType": "TargetTrackingScaling",
         "TargetTrackingScalingPolicyConfiguration": {
             "TargetValue": concurrency,
-            "PredefinedMetricSpecification": {
-                "PredefinedMetricType": "SageMakerVariantConcurrentRequestsPerModelHighResolution"
-            },
+            "PredefinedMetricSpecification": {"PredefinedMetricType": metric},
             "ScaleOutCooldown": SCALE_OUT_SECONDS,
             "ScaleInCooldown": SCALE_IN_SECONDS,
         },

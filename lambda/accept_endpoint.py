@@ -10,6 +10,7 @@ import os
 from typing import Any
 
 import aws
+import components
 import endpoint_records
 import endpoints
 import scaling
@@ -28,8 +29,8 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
         return later
 
     kept = endpoint_records.change(name, accepted)
-    in_use = endpoints.configs_in_use()
-    actions = [line for old in dropped if old not in in_use for line in endpoints.delete_config(old)]
+    configs, models = components.in_use()
+    actions = [line for old in dropped for line in endpoints.delete_config(old, configs=configs, models=models)]
     arn = (endpoints.describe(name) or {})["EndpointArn"]
     aws.client("sagemaker").add_tags(ResourceArn=arn, Tags=event["tags"])
     return {"kept": list(kept.accepted), "deleted": actions, "scaling": scaling.apply(name)}

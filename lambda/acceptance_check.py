@@ -37,7 +37,7 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
         if other != name
     ]
     held_out = [(acceptance.body_of_case(case, name, max_tokens=max_tokens), "") for case in cases or ()]
-    ask = _Asking(event["endpoint_name"])
+    ask = _Asking(event["endpoint_name"], event.get("component"))
     answers, kept, said = ask.all(own), ask.all(others), ask.all(held_out)
     texts = [answer.text for answer in said]
     verdict = acceptance.judge(
@@ -70,8 +70,9 @@ def _sample(event: aws.Event, run: layout.Run, gate: Mapping[str, Any]) -> tuple
 class _Asking:
     """Asks one endpoint, one question after the other: so the seconds are an answer's own."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, component: str | None) -> None:
         self._endpoint, self._client = endpoint, boto3.client("sagemaker-runtime", config=_CONFIG)
+        self._to = {"EndpointName": endpoint, **({"InferenceComponentName": component} if component else {})}
         self._begin = time.monotonic()
         self._answered = 0
 
@@ -87,9 +88,7 @@ class _Asking:
                 f"endpoint {self._endpoint} is too slow: {self._answered} answers took {begin - self._begin:.0f} s"
             )
         try:
-            response = self._client.invoke_endpoint(
-                EndpointName=self._endpoint, ContentType="application/json", Body=json.dumps(body)
-            )
+            response = self._client.invoke_endpoint(**self._to, ContentType="application/json", Body=json.dumps(body))
             raw = response["Body"].read()
         except (ClientError, HTTPClientError) as error:
             if isinstance(error, ClientError) and error.response["Error"]["Code"] != "ModelError":

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import aws
+import components
 import endpoint_records
 import endpoints
 
@@ -25,7 +26,13 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
     status = found["EndpointStatus"]
     if status in endpoints.IN_PROGRESS:  # a clean-up's way back, or a person's change: it ends by itself
         return {"claimed": False, "busy": f"endpoint {name} is {status}", "status": status}
-    serving = found.get("EndpointConfigName")
-    if status == "InService" and serving != config:
+    serving = found.get("EndpointConfigName") if status == "InService" else None
+    if components.wanted():
+        component = components.describe(name) or {}
+        changing = component.get("InferenceComponentStatus")
+        if changing in components.IN_PROGRESS:  # as it is scaled, for one
+            return {"claimed": False, "busy": f"inference component {name} is {changing}", "status": status}
+        serving = components.model_of(component) if changing == "InService" else None
+    if serving not in (None, config):
         endpoint_records.change(name, lambda record: replace(record, previous_config=serving))
     return {"claimed": True, "busy": "", "status": status}

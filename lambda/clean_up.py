@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import aws
+import components
 import endpoint_records
 import endpoints
+import go_back
 from heartbeat.endpoint_record import EndpointRecord
 from heartbeat.execution import run_id
 
@@ -24,10 +26,6 @@ After that the call raises StillChanging, on which both state machines call it a
 SECOND_LOOK_SECONDS = 10
 """An abort may overtake a call that its state had just sent: what that call makes appears after the first look.
 Step Functions promises only its best effort to stop such a job, and this one may bill for hours."""
-
-
-class StillChanging(Exception):  # noqa: N818 (the state machines retry on this name)
-    """SageMaker is not done with the endpoint."""
 
 
 @dataclass
@@ -68,8 +66,14 @@ def _clean(execution_arn: str, name: str) -> Done:
     if record.holder != execution_arn:  # the run never changed the endpoint, or it was accepted
         _delete_names(stem, done, record)
         return done
-    endpoint = _settled(name)
-    if endpoint is None or not _is_changed(endpoint, stem, record):
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    endpoint = _settled(name, deadline)
+    if components.wanted():
+        if endpoint is not None:
+            actions, done.rolled_back = go_back.go_back(endpoint, stem=stem, record=record, deadline=deadline)
+            done.actions += actions
+        _delete_names(stem, done, record)
+    elif endpoint is None or not _is_changed(endpoint, stem, record):
         _delete_names(stem, done, record)
     elif record.previous_config is None:
         aws.client("sagemaker").delete_endpoint(EndpointName=name)
@@ -110,22 +114,23 @@ def _stop_jobs(stem: str, done: Done) -> None:
             done.actions.append(f"training job {job['TrainingJobName']} stopped")
 
 
-def _settled(name: str) -> dict[str, Any] | None:
+def _settled(name: str, deadline: float) -> dict[str, Any] | None:
     """The endpoint once SageMaker is done with it: until then it may be neither changed nor deleted, and nor may the
     configuration that it is on its way to, although it still names the one before."""
-    found = endpoints.settled(name, time.monotonic() + PATIENCE_SECONDS)
+    found = endpoints.settled(name, deadline)
     if found and found["EndpointStatus"] in endpoints.IN_PROGRESS:
-        raise StillChanging(f"endpoint {name} is still {found['EndpointStatus']}")
+        raise endpoints.StillChanging(f"endpoint {name} is still {found['EndpointStatus']}")
     return found
 
 
 def _delete_names(stem: str, done: Done, record: EndpointRecord) -> None:
     """Deletes the run's models and configurations, but not what an endpoint serves, or will when it is switched on
     again: a run may end after its model was accepted."""
-    in_use = {*endpoints.configs_in_use(), record.asleep}
+    configs, models = components.in_use()
     for name in _names(stem):
-        if name not in in_use:
-            done.actions += endpoints.delete_config(name)
+        done.actions += endpoints.delete_config(
+            name, configs={*configs, record.asleep}, models={*models, record.asleep}
+        )
 
 
 def _names(stem: str) -> list[str]:

@@ -18,6 +18,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 import aws
+import components
 import endpoints
 import scaling
 
@@ -49,6 +50,8 @@ def _end_all() -> None:
         with _ended_by_itself():
             sagemaker.stop_training_job(TrainingJobName=name)
     deadline = time.monotonic() + PATIENCE_SECONDS
+    if components.wanted():
+        _end_components(deadline)
     for name in endpoints.names():
         _delete_endpoint(name, deadline)
     # A bucket that is written to while it is emptied cannot be deleted.
@@ -83,6 +86,16 @@ def _names(operation: str, member: str, **chosen: str) -> list[str]:
         (items,) = (value for value in page.values() if isinstance(value, list))
         found += [item[member] for item in items]
     return found
+
+
+def _end_components(deadline: float) -> None:
+    """Before their endpoints, and their scaling before them: a call must wake none."""
+    found = components.names()
+    for name in dict.fromkeys([endpoints.stem(), *found, *scaling.scaled_components()]):
+        scaling.remove(name)
+    for name in found:
+        with _ended_by_itself():
+            components.end(name, deadline)
 
 
 def _delete_endpoint(name: str, deadline: float) -> None:

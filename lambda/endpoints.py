@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -17,10 +17,9 @@ POLL_SECONDS = 5
 # SageMaker has no error code of its own for a thing that is not there.
 _GONE = ("Could not find", "Requested resource not found")
 
-_KINDS = (
-    ("endpoint configuration", "delete_endpoint_config", "EndpointConfigName"),
-    ("model", "delete_model", "ModelName"),
-)
+
+class StillChanging(Exception):  # noqa: N818 (the state machines retry on this name)
+    """SageMaker is not done with the endpoint, or with what it hosts."""
 
 
 def is_gone(error: ClientError) -> bool:
@@ -45,18 +44,30 @@ def settled(name: str, deadline: float) -> dict[str, Any] | None:
     return found
 
 
+def stem() -> str:
+    return os.environ["ENDPOINT_NAME"]
+
+
+def is_own(name: str) -> bool:
+    """Whether an endpoint is of the environment: its own name and those that begin with it, which its roles may
+    touch."""
+    return name == stem() or name.startswith(f"{stem()}-")
+
+
 def names() -> list[str]:
-    """Endpoints of the environment: its own name and those that begin with it, which its roles may touch."""
-    stem = os.environ["ENDPOINT_NAME"]
-    pages = aws.client("sagemaker").get_paginator("list_endpoints").paginate(NameContains=stem)
-    found = [item["EndpointName"] for page in pages for item in page["Endpoints"]]
-    return [name for name in found if name == stem or name.startswith(f"{stem}-")]
+    """Endpoints of the environment."""
+    pages = aws.client("sagemaker").get_paginator("list_endpoints").paginate(NameContains=stem())
+    return [item["EndpointName"] for page in pages for item in page["Endpoints"] if is_own(item["EndpointName"])]
 
 
 def configs_in_use() -> set[str]:
     """Configurations that an endpoint of the environment has, or is on its way to, unless it is being deleted."""
-    found = [describe(name) or {} for name in names()]
-    return {config for each in found if each.get("EndpointStatus") != "Deleting" for config in _configs(each)}
+    return {config for name in names() for config in configs_of(name)}
+
+
+def configs_of(name: str) -> set[str]:
+    found = describe(name) or {}
+    return set() if found.get("EndpointStatus") == "Deleting" else set(_configs(found))
 
 
 def _configs(found: dict[str, Any]) -> Iterator[str]:
@@ -65,10 +76,15 @@ def _configs(found: dict[str, Any]) -> Iterator[str]:
             yield place["EndpointConfigName"]
 
 
-def delete_config(name: str) -> list[str]:
-    """Deletes a configuration and the model of its name; says what it deleted."""
+def delete_config(name: str, *, configs: Collection[str | None] = (), models: Collection[str | None] = ()) -> list[str]:
+    """Deletes a configuration and the model of its name, but for those `configs` and `models`; says what it deleted."""
     done = []
-    for kind, operation, member in _KINDS:
+    for kind, operation, member, kept in (
+        ("endpoint configuration", "delete_endpoint_config", "EndpointConfigName", configs),
+        ("model", "delete_model", "ModelName", models),
+    ):
+        if name in kept:
+            continue
         try:
             getattr(aws.client("sagemaker"), operation)(**{member: name})
         except ClientError as error:

@@ -10,6 +10,7 @@ from typing import Any
 
 import aws
 import clean_up
+import components
 import write_report
 from heartbeat import failures
 from heartbeat.failures import Name
@@ -60,6 +61,8 @@ def _log(event: aws.Event) -> str:
         return f"CloudWatch Logs /aws/sagemaker/TrainingJobs, streams {event['run_id']}…"
     if step == "Build image":
         return f"CloudWatch Logs {os.environ['BUILD_LOG_GROUP']}"
-    if step in {"Wait for endpoint", "Acceptance check"}:
+    if step in {"Host model", "Wait for endpoint", "Acceptance check"}:
+        if components.wanted():
+            return f"CloudWatch Logs /aws/sagemaker/InferenceComponents/{event['endpoint_name']}"
         return f"CloudWatch Logs /aws/sagemaker/Endpoints/{event['endpoint_name']}"
     return "the execution's history"

@@ -15,7 +15,7 @@ from heartbeat.job import SettingError
 def handler(event: aws.Event, _context: object) -> dict[str, Any]:
     new = NewAdapter(**event["adapter"])
     try:
-        uris, settings = new.beside(served.served(event["endpoint_name"]))
+        uris, settings = new.beside(served.served(event["endpoint_name"], instance_type=event.get("instance_type")))
     except SettingError as error:
         raise InputInvalid(str(error)) from None
     return {

@@ -50,10 +50,10 @@ class Cloud:
         step_functions = StepFunctions(settings, roles)
         iam.install_sagemaker_actions(settings)
         sagemaker.install()
-        AutoScaling(account, sagemaker.endpoints).install()
         CodeBuild(settings, roles, images).install()
         step_functions.install()
         fidelity.install(settings)
+        AutoScaling(account, sagemaker.endpoints, sagemaker.components).install()  # on the alarms as corrected
         cloudformation.install(sagemaker, step_functions)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,10 +1,11 @@
-"""One variant of an endpoint: its model data, its container, its health."""
+"""One variant of an endpoint, or one copy of an inference component: its model data, its container, its health."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,7 +19,9 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from local_aws.containers import LogShipper, run_container, signal_group
+from local_aws.errors import ApiError
 from local_aws.iam import SAGEMAKER
+from local_aws.models import Models
 from local_aws.registry import SageMakerAccount
 from local_aws.transfer import download_object, download_prefix, split_uri
 
@@ -31,7 +34,7 @@ _POLL_SECONDS = 0.05
 
 
 class NotHealthyError(Exception):
-    """The FailureReason of an endpoint."""
+    """The FailureReason of an endpoint or of an inference component."""
 
 
 @dataclass(kw_only=True)
@@ -42,6 +45,8 @@ class Variant:
     role: str
     container: dict[str, Any]
     folder: Path
+    component: str = ""
+    """The inference component that this is a copy of; empty for a variant that has a model itself."""
     port: int = 0
     _process: subprocess.Popen[Any] | None = field(default=None, init=False)
     _shipper: LogShipper | None = field(default=None, init=False)
@@ -49,6 +54,11 @@ class Variant:
     @property
     def weight(self) -> float:
         return float(self.production.get("InitialVariantWeight", 1.0))
+
+    @property
+    def log_group(self) -> str:
+        kind, name = ("InferenceComponents", self.component) if self.component else ("Endpoints", self.endpoint)
+        return f"/aws/sagemaker/{kind}/{name}"
 
     def start(self) -> None:
         """Download, run and wait until healthy. Raises NotHealthyError, ApiError or ClientError."""
@@ -60,7 +70,7 @@ class Variant:
         log = self.folder / "log.txt"
         stream = f"{self.production['VariantName']}/i-{secrets.token_hex(8)}"
         logs = self.account.client("logs", self.role)
-        self._shipper = LogShipper(log, logs=logs, group=f"/aws/sagemaker/Endpoints/{self.endpoint}", stream=stream)
+        self._shipper = LogShipper(log, logs=logs, group=self.log_group, stream=stream)
         self._shipper.start()
         if self.account.faults.now.endpoint.crash_on_start:
             raise self._not_healthy()
@@ -150,13 +160,16 @@ class Variant:
             return False
 
     def _not_healthy(self) -> NotHealthyError:
+        owner, place = f"production variant {self.production['VariantName']}", "endpoint"
+        if self.component:
+            owner, place = f"inference component {self.component}", "inference component"
         return NotHealthyError(
-            f"The primary container for production variant {self.production['VariantName']} did not pass the "
-            "ping health check. Please check CloudWatch logs for this endpoint."
+            f"The primary container for {owner} did not pass the ping health check. Please check CloudWatch logs "
+            f"for this {place}."
         )
 
     def end(self) -> None:
-        """SIGTERM, then SIGKILL; the rest of the log is sent."""
+        """SIGTERM, then SIGKILL; the rest of the log is sent, and the folder goes."""
         if self._process is not None:
             signal_group(self._process, signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -165,6 +178,45 @@ class Variant:
             self._process.wait()
         if self._shipper is not None:
             self._shipper.finish()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def launch(
+    account: SageMakerAccount,
+    models: Models,
+    *,
+    endpoint: str,
+    production: dict[str, Any],
+    model_name: str,
+    component: str = "",
+) -> Variant:
+    """Start a container of the model and wait until it is healthy. Raises what `Variant.start` raises."""
+    model = models.get(model_name)
+    stem = f"{component or endpoint}-{production['VariantName']}-{time.monotonic_ns()}"
+    variant = Variant(
+        account=account,
+        endpoint=endpoint,
+        production=production,
+        role=model["ExecutionRoleArn"],
+        container=models.container(model),
+        folder=account.settings.root / "endpoints" / stem,
+        component=component,
+    )
+    try:
+        variant.start()
+    except BaseException:
+        variant.end()
+        raise
+    return variant
+
+
+def failure_reason(error: Exception) -> str:
+    """Why a container was not launched, as a FailureReason says it."""
+    if isinstance(error, ApiError):
+        return error.message
+    if isinstance(error, (NotHealthyError, ClientError)):
+        return str(error)
+    return f"Internal error of the embedded AWS: {type(error).__name__}: {error}"
 
 
 def _free_port() -> int:

@@ -40,6 +40,9 @@ class Faults:
     """Between SIGTERM and SIGKILL of a job."""
     baking_seconds: float = 1.0
     """Most that an endpoint's update waits after traffic has moved, whatever its deployment configuration says."""
+    scale_in_seconds: float | None = None
+    """An inference component that is scaled goes to its least number of copies when nobody has asked it for so long,
+    whatever its policy's ScaleInCooldown says."""
     endpoint: EndpointFaults = field(default_factory=EndpointFaults)
     throttle: dict[str, int] = field(default_factory=dict)
     """SageMaker operation -> how many of its next calls raise ThrottlingException."""

@@ -97,6 +97,13 @@ def _key_arn(settings: Settings, key: str) -> str:
 # --- CloudWatch -----------------------------------------------------------------------------------------------
 
 
+_WITHOUT_DATA = {
+    "notBreaching": ("OK", "Threshold Crossed: no datapoints were received, which is treated as NonBreaching."),
+    "missing": ("INSUFFICIENT_DATA", "Insufficient Data: no datapoints were received."),
+}
+"""TreatMissingData -> what an alarm without recent data becomes, and why."""
+
+
 def _evaluate_alarms_on_their_dimensions() -> None:
     """ministack merges every series of a metric; an alarm has one, that of its own dimensions. And it leaves an alarm
     as it is when data stop coming, where AWS does what TreatMissingData says."""
@@ -112,10 +119,10 @@ def _evaluate_alarms_on_their_dimensions() -> None:
         since = time.time() - alarm.get("Period", 60) * alarm.get("EvaluationPeriods", 1)
         metric = (alarm.get("Namespace"), alarm.get("MetricName"))
         is_silent = not any(p["Timestamp"] >= since for key, points in own.items() if key[:2] == metric for p in points)
-        if is_silent and alarm.get("TreatMissingData") == "notBreaching" and alarm["StateValue"] != "OK":
-            reason = "Threshold Crossed: no datapoints were received, which is treated as NonBreaching."
-            cloudwatch._record_history(alarm["AlarmName"], alarm["StateValue"], "OK", reason)
-            alarm.update(StateValue="OK", StateReason=reason, StateUpdatedTimestamp=int(time.time()))
+        state, reason = _WITHOUT_DATA.get(alarm.get("TreatMissingData", "missing"), (alarm["StateValue"], ""))
+        if is_silent and alarm["StateValue"] != state:
+            cloudwatch._record_history(alarm["AlarmName"], alarm["StateValue"], state, reason)
+            alarm.update(StateValue=state, StateReason=reason, StateUpdatedTimestamp=int(time.time()))
 
     cloudwatch._evaluate_alarm = evaluate_own
 

@@ -191,6 +191,7 @@ def require_pass_role(headers: dict[str, str], role_arn: str | None, service: st
 
 _ARN_MEMBERS = (
     ("TrainingJobName", "training-job"),
+    ("InferenceComponentName", "inference-component"),  # CreateInferenceComponent names its endpoint as well
     ("ModelPackageGroupName", "model-package-group"),
     ("EndpointName", "endpoint"),
     ("EndpointConfigName", "endpoint-config"),
@@ -245,6 +246,10 @@ def install_sagemaker_actions(settings: Settings) -> None:
             return _codebuild_arn(settings, body) or known(service, method, path, headers, body, query, region, account)
         if service == "logs":
             return _log_arn(known(service, method, path, headers, body, query, region, account), headers, body)
+        if service == "monitoring":
+            return _alarm_arn(settings, headers, body) or known(
+                service, method, path, headers, body, query, region, account
+            )
         if service != "sagemaker":
             return known(service, method, path, headers, body, query, region, account)
         try:
@@ -254,6 +259,14 @@ def install_sagemaker_actions(settings: Settings) -> None:
         return sagemaker_arn(settings, path, headers.get("x-amz-target", ""), request)
 
     iam_actions.extract_resource_arn = extract
+
+
+def _alarm_arn(settings: Settings, headers: dict[str, str], body: bytes) -> str | None:
+    """DeleteAlarms names alarms, of which ministack knows nothing; several are authorised as all there are."""
+    if headers.get("x-amz-target", "").rsplit(".", 1)[-1] != "DeleteAlarms":
+        return None
+    names = json.loads(body or b"{}").get("AlarmNames", [])
+    return settings.arn("cloudwatch", f"alarm:{names[0]}") if len(names) == 1 else None
 
 
 _STREAM_ACTIONS = frozenset({"CreateLogStream", "DeleteLogStream", "PutLogEvents", "GetLogEvents"})

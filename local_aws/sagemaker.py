@@ -14,9 +14,11 @@ from ministack.core import router
 from ministack.core.responses import StreamingResponse
 
 from local_aws import api_model
-from local_aws.endpoints import Endpoints, alarms_of
+from local_aws.components import InferenceComponents
+from local_aws.endpoints import Endpoints, alarms_of, hosts_components
 from local_aws.errors import ApiError, Response, invalid, json_answer
 from local_aws.iam import SAGEMAKER, require, require_pass_role, sagemaker_arn
+from local_aws.invocations import COMPONENT_HEADER, Invocations
 from local_aws.models import ModelPackages, Models, Records
 from local_aws.registry import Request, SageMakerAccount
 from local_aws.training import TrainingJobs
@@ -38,6 +40,8 @@ class SageMaker:
             arn_member="EndpointConfigArn",
         )
         self.endpoints = Endpoints(account, self.models, self.configs)
+        self.components = InferenceComponents(account, self.models, self.endpoints)
+        self.invocations = Invocations(account, self.endpoints)
         self._operations: dict[str, Operation] = {
             "CreateTrainingJob": self.training.create,
             "DescribeTrainingJob": self.training.describe,
@@ -65,6 +69,12 @@ class SageMaker:
             "DescribeEndpoint": self.endpoints.describe,
             "DeleteEndpoint": self.endpoints.delete,
             "ListEndpoints": self.endpoints.list,
+            "CreateInferenceComponent": self.components.create,
+            "UpdateInferenceComponent": self.components.update,
+            "UpdateInferenceComponentRuntimeConfig": self.components.update_runtime_config,
+            "DescribeInferenceComponent": self.components.describe,
+            "DeleteInferenceComponent": self.components.delete,
+            "ListInferenceComponents": self.components.list,
             "AddTags": self._add_tags,
             "ListTags": self._list_tags,
             "DeleteTags": self._delete_tags,
@@ -84,9 +94,20 @@ class SageMaker:
             return handler(request) or {}
 
     def _create_config(self, request: Request) -> dict[str, Any]:
+        if hosts_components(request):
+            role = request.get("ExecutionRoleArn")
+            if not role:
+                raise invalid("ExecutionRoleArn is required when a production variant has no ModelName.")
+            self._account.roles.assume(role, SAGEMAKER)
+            return self.configs.create(request)
+        if request.get("EnableNetworkIsolation"):
+            raise invalid("EnableNetworkIsolation is only supported for inference component endpoints.")
         for production in request["ProductionVariants"]:
-            if production.get("ModelName"):
-                self.models.get(production["ModelName"])
+            if "ManagedInstanceScaling" in production:
+                raise invalid("ManagedInstanceScaling is only supported for inference component endpoints.")
+            if not production.get("ModelName"):
+                raise invalid("ModelName is required for all production variants, or for none of them.")
+            self.models.get(production["ModelName"])
         return self.configs.create(request)
 
     def _add_tags(self, request: Request) -> dict[str, Any]:
@@ -137,10 +158,16 @@ class SageMaker:
 
     def _runtime(self, path: str, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], Any]:
         _, _, name, action = path.split("/", 3)
+        streamed = action == "invocations-response-stream"
+        if component := headers.get(COMPONENT_HEADER):  # ministack has checked the endpoint's ARN only
+            operation = "InvokeEndpointWithResponseStream" if streamed else "InvokeEndpoint"
+            arn = self._account.arn("inference-component", component)
+            access_key = router.extract_access_key_id(headers, {})
+            require(access_key, f"sagemaker:{operation}", arn, self._account.settings.region)
         if action == "invocations":
-            return self.endpoints.invoke(name, body, headers)
-        if action == "invocations-response-stream":
-            found, parts = self.endpoints.invoke_in_parts(name, body, headers)
+            return self.invocations.invoke(name, body, headers)
+        if streamed:
+            found, parts = self.invocations.invoke_in_parts(name, body, headers)
             found["X-Amzn-SageMaker-Content-Type"] = found.pop("Content-Type")
             found["Content-Type"] = "application/vnd.amazon.eventstream"
             return 200, found, StreamingResponse(_sender(parts))

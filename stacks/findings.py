@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from heartbeat import layout
+from heartbeat import layout, requests
 from stacks.nag import accept_wildcards, acknowledge
 from stacks.permissions import SCALING_ROLE
 from stacks.pipeline import Pipeline
@@ -46,11 +46,27 @@ def wildcards(settings: Settings) -> dict[str, str]:
         **{f":s3:::{name}/*": "The settings name this bucket of datasets." for name in settings.extra_dataset_buckets},
         f":role/aws-service-role/*/{SCALING_ROLE}": "One role of AWS's, below a folder of its service's name.",
         ":scalable-target/*": "Application Auto Scaling names its targets itself; limited to SageMaker's.",
-        f":alarm:TargetTracking-endpoint/{settings.endpoint_name}*": "Scaling names its alarms by the endpoint.",
         **{f":s3:::{name}/*": "The settings name this bucket of base weights." for name in settings.model_buckets},
         f":execution:HeartBeat-{settings.environment}-Weights:*": "Each bringing of base weights is an execution.",
         **({switching: "Each switching of the endpoint is an execution."} if settings.schedule else {}),
+        **(_of_components(settings) if settings.endpoint_scale_to_zero else _of_variants(settings)),
         ".Arn>:*": "The state machine calls its own functions in whichever version they are.",
+    }
+
+
+def _of_variants(settings: Settings) -> dict[str, str]:
+    return {f":alarm:TargetTracking-endpoint/{settings.endpoint_name}*": "Scaling names its alarms by the endpoint."}
+
+
+def _of_components(settings: Settings) -> dict[str, str]:
+    name = settings.endpoint_name
+    wake = requests.wake_alarm_name(environment=settings.environment, endpoint=name)
+    return {
+        f":inference-component/{name.lower()}-*": "An execution may name another endpoint beginning so.",
+        f":alarm:{wake}-*": "An execution may name another endpoint beginning so.",
+        f":alarm:TargetTracking-inference-component/{name}*": "Scaling names its alarms by the component.",
+        ":log-group:/aws/sagemaker/InferenceComponents*": "SageMaker makes the log group itself.",
+        ":log-group:/aws/sagemaker/InferenceComponents*:log-stream:*": "Each copy has a stream of its own.",
     }
 
 

@@ -15,7 +15,7 @@ from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
-from heartbeat import layout
+from heartbeat import layout, requests
 
 SCALING_ROLE = "AWSServiceRoleForApplicationAutoScaling_SageMakerEndpoint"
 _SCALING = "sagemaker.application-autoscaling.amazonaws.com"
@@ -109,7 +109,12 @@ def training_role(scope: Construct, *, buckets: Buckets, repository: ecr.IReposi
 
 
 def endpoint_role(
-    scope: Construct, *, buckets: Buckets, image_repository_arn: str, alarm_arns: Sequence[str]
+    scope: Construct,
+    *,
+    buckets: Buckets,
+    image_repository_arn: str,
+    alarm_arns: Sequence[str],
+    hosts_components: bool,
 ) -> iam.Role:
     """What SageMaker does for an endpoint: reads base weights and adapters, logs, pulls the serving image."""
     return sagemaker_role(
@@ -117,6 +122,7 @@ def endpoint_role(
         "Endpoint",
         *buckets.read_models(layout.RUNS),
         *logs_and_metrics("Endpoints"),
+        *([write_logs("InferenceComponents")] if hosts_components else []),
         *pull(image_repository_arn),
         # SageMaker's guide asks it of "your execution role", which is this one or the caller's: both have it.
         allow(["cloudwatch:DescribeAlarms"], alarm_arns),
@@ -135,14 +141,18 @@ def sagemaker_role(scope: Construct, kind: str, *statements: iam.PolicyStatement
     return role
 
 
-def logs_and_metrics(kind: str) -> list[iam.PolicyStatement]:
+def write_logs(kind: str) -> iam.PolicyStatement:
     # SageMaker itself makes these log groups, in every account under the same names.
     group = arn("logs", f"log-group:/aws/sagemaker/{kind}*")
+    return allow(
+        ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"],
+        [group, f"{group}:log-stream:*"],
+    )
+
+
+def logs_and_metrics(kind: str) -> list[iam.PolicyStatement]:
     return [
-        allow(
-            ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"],
-            [group, f"{group}:log-stream:*"],
-        ),
+        write_logs(kind),
         allow(
             ["cloudwatch:PutMetricData"],
             ["*"],  # CloudWatch has no resource for it: limited by namespace
@@ -170,6 +180,8 @@ class Names:
     model_package_group: str
     scheduled: bool = False
     """Whether there is a state machine that switches the endpoint on and off."""
+    scales_to_zero: bool = False
+    """Whether endpoints host inference components."""
 
     def _own(self, kind: str) -> str:
         return arn("sagemaker", f"{kind}/hb-{self.environment}-*")
@@ -221,8 +233,22 @@ class Names:
     @property
     def endpoints(self) -> list[str]:
         """The app's endpoint, and those that an execution may name: see heartbeat.execution.RunRequest."""
+        return self._of_endpoints("endpoint")
+
+    @property
+    def components(self) -> list[str]:
+        """The inference components of those endpoints, by the same names; none where endpoints host none."""
+        return self._of_endpoints("inference-component") if self.scales_to_zero else []
+
+    @property
+    def wake_alarms(self) -> list[str]:
+        """See heartbeat.requests.wake_alarm."""
+        name = requests.wake_alarm_name(environment=self.environment, endpoint=self.endpoint_name)
+        return [arn("cloudwatch", f"alarm:{name}"), arn("cloudwatch", f"alarm:{name}-*")]
+
+    def _of_endpoints(self, kind: str) -> list[str]:
         name = self.endpoint_name.lower()  # SageMaker writes names in ARNs in lower case
-        return [arn("sagemaker", f"endpoint/{name}"), arn("sagemaker", f"endpoint/{name}-*")]
+        return [arn("sagemaker", f"{kind}/{name}"), arn("sagemaker", f"{kind}/{name}-*")]
 
     @property
     def packages(self) -> list[str]:
@@ -253,16 +279,23 @@ def orchestration(
         allow(["states:DescribeExecution", "states:StopExecution"], [names.weights_executions]),
         allow(["sagemaker:CreateModelPackage"], names.packages),
         allow(["sagemaker:CreateModel", "sagemaker:AddTags"], [names.models]),
-        allow(["sagemaker:CreateEndpointConfig", "sagemaker:AddTags"], [names.configs]),
-        allow(["sagemaker:CreateEndpoint", "sagemaker:UpdateEndpoint"], [*names.endpoints, names.configs]),
-        allow(["sagemaker:DescribeEndpoint", "sagemaker:AddTags"], names.endpoints),
-        allow(["cloudwatch:DescribeAlarms"], alarm_arns),  # an update may name only alarms that its caller may see
+        *([] if names.scales_to_zero else _deploy(names, alarm_arns)),
         pass_to_sagemaker(training.role_arn, endpoint.role_arn),
         managed_rules(
             "StepFunctionsGetEventsForSageMakerTrainingJobsRule",
             "StepFunctionsGetEventForCodeBuildStartBuildRule",
             "StepFunctionsGetEventsForStepFunctionsExecutionRule",
         ),
+    ]
+
+
+def _deploy(names: Names, alarm_arns: Sequence[str]) -> list[iam.PolicyStatement]:
+    """What the states call that create and update an endpoint."""
+    return [
+        allow(["sagemaker:CreateEndpointConfig", "sagemaker:AddTags"], [names.configs]),
+        allow(["sagemaker:CreateEndpoint", "sagemaker:UpdateEndpoint"], [*names.endpoints, names.configs]),
+        allow(["sagemaker:DescribeEndpoint", "sagemaker:AddTags"], names.endpoints),
+        allow(["cloudwatch:DescribeAlarms"], alarm_arns),  # an update may name only alarms that its caller may see
     ]
 
 
@@ -307,7 +340,45 @@ def read_served(names: Names, buckets: Buckets) -> list[iam.PolicyStatement]:
         allow(["sagemaker:DescribeEndpoint"], names.endpoints),
         allow(["sagemaker:DescribeEndpointConfig"], [names.configs]),
         allow(["sagemaker:DescribeModel"], [names.models]),
+        *_describe_components(names),
     ]
+
+
+def _describe_components(names: Names) -> list[iam.PolicyStatement]:
+    return [allow(["sagemaker:DescribeInferenceComponent"], names.components)] if names.scales_to_zero else []
+
+
+def _change_components(names: Names) -> list[iam.PolicyStatement]:
+    """Makes, updates and deletes the component of an endpoint, which serves a model of a run's."""
+    return [
+        allow(
+            ["sagemaker:CreateInferenceComponent", "sagemaker:UpdateInferenceComponent"],
+            [*names.components, *names.endpoints, names.models],
+        ),
+        allow(
+            ["sagemaker:AddTags", "sagemaker:DeleteInferenceComponent", "sagemaker:DescribeInferenceComponent"],
+            names.components,
+        ),
+    ]
+
+
+def host_model(names: Names, endpoint: iam.IRole, alarm_arns: Sequence[str]) -> list[iam.PolicyStatement]:
+    """Makes an endpoint that hosts a component, and the component of a run's model; holds its scaling meanwhile."""
+    return [
+        allow(["sagemaker:CreateEndpointConfig", "sagemaker:AddTags"], [names.configs]),
+        allow(["sagemaker:CreateEndpoint"], [*names.endpoints, names.configs]),
+        allow(["sagemaker:AddTags", "sagemaker:DescribeEndpoint"], names.endpoints),
+        *_change_components(names),
+        allow(["sagemaker:UpdateInferenceComponentRuntimeConfig"], names.components),
+        allow(["cloudwatch:DescribeAlarms"], alarm_arns),  # an update may name only alarms that its caller may see
+        _deregister(),
+        _end_waking(names),
+        pass_to_sagemaker(endpoint.role_arn),
+    ]
+
+
+def _end_waking(names: Names) -> iam.PolicyStatement:
+    return allow(["cloudwatch:DeleteAlarms"], names.wake_alarms)
 
 
 def endpoint_records(buckets: Buckets) -> list[iam.PolicyStatement]:
@@ -319,8 +390,13 @@ def claim_endpoint(names: Names, buckets: Buckets) -> list[iam.PolicyStatement]:
     return [
         *endpoint_records(buckets),
         allow(["sagemaker:DescribeEndpoint"], names.endpoints),
+        *_describe_components(names),
         _ask_holders(names),
     ]
+
+
+def ask_endpoints(names: Names) -> iam.PolicyStatement:
+    return allow(["sagemaker:InvokeEndpoint"], [*names.endpoints, *names.components])
 
 
 def _ask_holders(names: Names) -> iam.PolicyStatement:
@@ -358,21 +434,42 @@ def _scale(names: Names) -> list[iam.PolicyStatement]:
             [arn("application-autoscaling", "scalable-target/*")],
             _OF_SAGEMAKER,
         ),
-        allow(
-            ["sagemaker:DescribeEndpoint", "sagemaker:UpdateEndpointWeightsAndCapacities"],
-            names.endpoints,
-        ),
-        allow(["sagemaker:DescribeEndpointConfig"], [names.configs]),
-        allow(
-            ["cloudwatch:DeleteAlarms", "cloudwatch:DescribeAlarms", "cloudwatch:PutMetricAlarm"],
-            [arn("cloudwatch", f"alarm:TargetTracking-endpoint/{names.endpoint_name}*")],
-        ),
+        *(_scale_component(names) if names.scales_to_zero else _scale_variant(names)),
         allow(
             ["iam:CreateServiceLinkedRole"],
             [f"arn:{Aws.PARTITION}:iam::{Aws.ACCOUNT_ID}:role/aws-service-role/*/{SCALING_ROLE}"],
             {"StringEquals": {"iam:AWSServiceName": _SCALING}},
         ),
     ]
+
+
+def _scale_variant(names: Names) -> list[iam.PolicyStatement]:
+    return [
+        allow(
+            ["sagemaker:DescribeEndpoint", "sagemaker:UpdateEndpointWeightsAndCapacities"],
+            names.endpoints,
+        ),
+        allow(["sagemaker:DescribeEndpointConfig"], [names.configs]),
+        _tracking_alarms(f"endpoint/{names.endpoint_name}"),
+    ]
+
+
+def _scale_component(names: Names) -> list[iam.PolicyStatement]:
+    return [
+        allow(
+            ["sagemaker:DescribeInferenceComponent", "sagemaker:UpdateInferenceComponentRuntimeConfig"],
+            names.components,
+        ),
+        _tracking_alarms(f"inference-component/{names.endpoint_name}"),
+        allow(["cloudwatch:PutMetricAlarm"], names.wake_alarms),
+    ]
+
+
+def _tracking_alarms(resource: str) -> iam.PolicyStatement:
+    return allow(
+        ["cloudwatch:DeleteAlarms", "cloudwatch:DescribeAlarms", "cloudwatch:PutMetricAlarm"],
+        [arn("cloudwatch", f"alarm:TargetTracking-{resource}*")],
+    )
 
 
 def accept_endpoint(names: Names, buckets: Buckets) -> list[iam.PolicyStatement]:
@@ -406,6 +503,18 @@ def end_all(names: Names) -> list[iam.PolicyStatement]:
         allow(["sagemaker:DeleteModel"], [names.models]),
         _deregister(),
         allow(["sagemaker:DeleteModelPackage", "sagemaker:ListModelPackages"], names.packages),
+        *(_end_components(names) if names.scales_to_zero else []),
+    ]
+
+
+def _end_components(names: Names) -> list[iam.PolicyStatement]:
+    return [
+        allow(
+            ["application-autoscaling:DescribeScalableTargets", "sagemaker:ListInferenceComponents"],
+            ["*"],  # neither has a resource; they show names only
+        ),
+        allow(["sagemaker:DeleteInferenceComponent", "sagemaker:DescribeInferenceComponent"], names.components),
+        _end_waking(names),
     ]
 
 
@@ -426,5 +535,13 @@ def clean_up(names: Names, buckets: Buckets) -> list[iam.PolicyStatement]:
         allow(["sagemaker:DeleteModel"], [names.models]),
         allow(["sagemaker:DeleteEndpointConfig"], [names.configs]),
         allow(["sagemaker:DescribeEndpoint", "sagemaker:DeleteEndpoint"], names.endpoints),
-        allow(["sagemaker:UpdateEndpoint"], [*names.endpoints, names.configs]),
+        *(
+            [
+                allow(["sagemaker:DescribeEndpointConfig"], [names.configs]),
+                *_change_components(names),
+                *_scale(names),
+            ]
+            if names.scales_to_zero
+            else [allow(["sagemaker:UpdateEndpoint"], [*names.endpoints, names.configs])]
+        ),
     ]

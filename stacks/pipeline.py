@@ -67,10 +67,19 @@ class Pipeline(Stack):
             endpoint_name=settings.endpoint_name,
             model_package_group=group.model_package_group_name,
             scheduled=settings.schedule is not None,
+            scales_to_zero=settings.endpoint_scale_to_zero,
         )
         self.rollback_alarms = rollback_alarms(self, settings)
         self._alarm_arns = [alarm.alarm_arn for alarm in self.rollback_alarms]
         self.hub_token = base_weights.token_secret(self, settings=settings, key=storage.key)
+        self._serving = serving_image(self, settings.vllm_image)
+        self._endpoint_role = permissions.endpoint_role(
+            self,
+            buckets=self._buckets,
+            image_repository_arn=self._serving.repository_arn,
+            alarm_arns=self._alarm_arns,
+            hosts_components=settings.endpoint_scale_to_zero,
+        )
         self._code = lambda_.Code.from_asset(str(stage_lambda(gate=settings.gate_path)))
         self.functions = {name: self._function(name, handler) for name, handler in self._handlers().items()}
         self.weights_machine, self.state_machine = self._state_machines()
@@ -101,6 +110,10 @@ class Pipeline(Stack):
             "ENDPOINT_MAX_INSTANCES": str(settings.endpoint_max_instances or 0),
             "ENDPOINT_CONCURRENCY": str(settings.endpoint_concurrency),
         }
+        zero = {"SCALE_TO_ZERO": "true"} if settings.endpoint_scale_to_zero else {}
+        limits = {**zero, "ENDPOINT_MAX_INSTANCES": str(settings.endpoint_max_instances or 1)} if zero else {}
+        scaling = {**limits, "ENDPOINT_CONCURRENCY": endpoint["ENDPOINT_CONCURRENCY"]} if zero else {}
+        alarms = {"ROLLBACK_ALARMS": ",".join(alarm.alarm_name for alarm in self.rollback_alarms)}
         return {
             "check_dataset": Handler(
                 grants=[*buckets.read_datasets(), *buckets.write_runs()],
@@ -122,6 +135,7 @@ class Pipeline(Stack):
                     "ENDPOINT_UPDATE": settings.endpoint_update,
                     "ENDPOINT_SCALES_TO_ZERO": "",
                     "ENDPOINT_HOURS_PER_MONTH": f"{settings.schedule.hours_per_month:.1f}" if settings.schedule else "",
+                    **limits,
                 },
             ),
             "ensure_base_weights": Handler(grants=[*buckets.read_models(), see_token], environment={**model, **token}),
@@ -134,20 +148,36 @@ class Pipeline(Stack):
             "read_training": Handler(grants=[*buckets.read(layout.RUNS), *buckets.write_runs()], minutes=15),
             "quality_gate": Handler(grants=[*buckets.read(layout.RUNS), *buckets.write_runs()]),
             "request_approval": Handler(grants=buckets.write_runs()),
-            "gather_adapters": Handler(grants=permissions.read_served(self._names, buckets)),
+            "gather_adapters": Handler(grants=permissions.read_served(self._names, buckets), environment=limits),
             "acceptance_check": Handler(
                 grants=[
-                    permissions.allow(["sagemaker:InvokeEndpoint"], self._names.endpoints),
+                    permissions.ask_endpoints(self._names),
                     *buckets.read_datasets(),
                     *buckets.read(layout.RUNS, layout.CHECKPOINTS),
                     *buckets.write_runs(),
                 ],
                 minutes=15,
             ),
-            "claim_endpoint": Handler(grants=permissions.claim_endpoint(self._names, buckets)),
+            "claim_endpoint": Handler(grants=permissions.claim_endpoint(self._names, buckets), environment=zero),
             "accept_endpoint": Handler(
                 grants=permissions.accept_endpoint(self._names, buckets),
-                environment={**endpoint, "KEEP_PREVIOUS": str(settings.keep_previous)},
+                environment={**endpoint, **limits, "KEEP_PREVIOUS": str(settings.keep_previous)},
+            ),
+            **(
+                {
+                    "host_model": Handler(
+                        grants=permissions.host_model(self._names, self._endpoint_role, self._alarm_arns),
+                        environment={
+                            **limits,
+                            **alarms,
+                            "ENDPOINT_NAME": self.endpoint_name,
+                            "ENDPOINT_ROLE_ARN": self._endpoint_role.role_arn,
+                            "SERVING_INTERNET": str(settings.serving_internet).lower(),
+                        },
+                    )
+                }
+                if zero
+                else {}
             ),
             **(
                 {
@@ -168,7 +198,8 @@ class Pipeline(Stack):
                 ],
                 environment={
                     "ENDPOINT_NAME": self.endpoint_name,
-                    "ROLLBACK_ALARMS": ",".join(alarm.alarm_name for alarm in self.rollback_alarms),
+                    **scaling,
+                    **alarms,
                     "BUILD_LOG_GROUP": self._registry.build_log_group.log_group_name,
                 },
                 minutes=15,
@@ -177,6 +208,7 @@ class Pipeline(Stack):
                 grants=permissions.end_all(self._names),
                 environment={
                     "ENDPOINT_NAME": self.endpoint_name,
+                    **zero,
                     "STATE_MACHINE_ARNS": ",".join(self._names.state_machine_arns),
                     "MODEL_PACKAGE_GROUP": "" if settings.retain_data else self._names.model_package_group,
                 },
@@ -184,7 +216,7 @@ class Pipeline(Stack):
             ),
             "clean_up": Handler(
                 grants=permissions.clean_up(self._names, buckets),
-                environment={"ENDPOINT_NAME": self.endpoint_name},
+                environment={"ENDPOINT_NAME": self.endpoint_name, **scaling},
                 minutes=15,
             ),
         }
@@ -224,11 +256,7 @@ class Pipeline(Stack):
     def _state_machines(self) -> tuple[sfn.StateMachine, sfn.StateMachine]:
         """That of base weights, and that of a run."""
         settings, registry = self._settings, self._registry
-        serving = serving_image(self, settings.vllm_image)
         training = permissions.training_role(self, buckets=self._buckets, repository=registry.repository)
-        endpoint = permissions.endpoint_role(
-            self, buckets=self._buckets, image_repository_arn=serving.repository_arn, alarm_arns=self._alarm_arns
-        )
         bring = base_weights.weights_role(
             self, buckets=self._buckets, repository=registry.repository, secret_arn=self.hub_token.attr_id
         )
@@ -250,18 +278,19 @@ class Pipeline(Stack):
             image_tag=registry.image_tag,
             image_uri=registry.repository.repository_uri_for_tag(registry.image_tag),
             build_project=registry.build_project.project_name,
-            serving_image=serving.uri,
+            serving_image=self._serving.uri,
             serving_internet=settings.serving_internet,
             serving_falls_back=len(settings.serving_instance_types) > 1,
             model_package_group=self._names.model_package_group,
             weights_machine=self._names.weights_machine,
             weight_format=settings.weight_format,
             training_role_arn=training.role_arn,
-            endpoint_role_arn=endpoint.role_arn,
+            endpoint_role_arn=self._endpoint_role.role_arn,
             endpoint=EndpointInputs(
                 name=self.endpoint_name,
                 num_instances=settings.endpoint_instances,
                 scales=settings.endpoint_max_instances is not None,
+                scales_to_zero=settings.endpoint_scale_to_zero,
                 update=settings.endpoint_update,
                 alarm_names=[alarm.alarm_name for alarm in self.rollback_alarms],
             ),
@@ -287,7 +316,7 @@ class Pipeline(Stack):
             statements=permissions.orchestration(
                 names=self._names,
                 training=training,
-                endpoint=endpoint,
+                endpoint=self._endpoint_role,
                 repository_arn=registry.repository.repository_arn,
                 project_arn=registry.build_project.project_arn,
                 alarm_arns=self._alarm_arns,

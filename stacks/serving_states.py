@@ -20,10 +20,9 @@ meanwhile."""
 
 def deploy(states: States) -> Part:
     register, claim = _register_model(states), _claim_endpoint(states)
-    gather, model, config = _gather_adapters(states), _create_model(states), _create_endpoint_config(states)
-    create, update, wait = _create_endpoint(states), _update_endpoint(states), _wait_for_endpoint(states)
+    gather, model = _gather_adapters(states), _create_model(states)
+    serve = _host_model(states) if states.inputs.endpoint.scales_to_zero else _serve_model(states)
     turn = sfn.Choice(states, "Our turn?", comment="One run at a time changes an endpoint")
-    deploy = sfn.Choice(states, "Deploy endpoint", comment="Create, or update beside the one that serves")
     pause = sfn.Wait.jsonata(
         states,
         "Wait for turn",
@@ -37,24 +36,67 @@ def deploy(states: States) -> Part:
         error="EndpointBusy",
         cause="{% $claim.busy & '.' & ($turns > 0 ? ' Asked ' & $string($turns + 1) & ' times.' : '') %}",
     )
+    # Claimed before its adapters are read: what another run adds meanwhile would be lost.
+    register.next(claim).next(turn)
+    turn.when(sfn.Condition.jsonata("{% $claim.claimed %}"), gather)
+    turn.when(sfn.Condition.jsonata(f"{{% $run.wait_for_endpoint and $turns < {TURNS} %}}"), pause.next(claim))
+    turn.otherwise(refused)
+    gather.next(model).next(serve.first)
+    return Part(register, serve.last)
+
+
+def _serve_model(states: States) -> Part:
+    """States that create or update an endpoint whose variant has the model."""
+    config, create, update = _create_endpoint_config(states), _create_endpoint(states), _update_endpoint(states)
+    wait = _wait_for_endpoint(states)
+    deploy = sfn.Choice(states, "Deploy endpoint", comment="Create, or update beside the one that serves")
     not_ready = _problem(
         states,
         "Endpoint is not ready",
         cause="{% 'endpoint ' & $run.endpoint_name & ' is ' & $claim.status & ' and cannot be updated: wait, or"
         " delete it with: aws sagemaker delete-endpoint --endpoint-name ' & $run.endpoint_name %}",
     )
-    # Claimed before its adapters are read: what another run adds meanwhile would be lost.
-    register.next(claim).next(turn)
-    turn.when(sfn.Condition.jsonata("{% $claim.claimed %}"), gather)
-    turn.when(sfn.Condition.jsonata(f"{{% $run.wait_for_endpoint and $turns < {TURNS} %}}"), pause.next(claim))
-    turn.otherwise(refused)
-    gather.next(model).next(config).next(deploy)
+    config.next(deploy)
     deploy.when(sfn.Condition.jsonata("{% $claim.status = 'Absent' %}"), create)
     deploy.when(sfn.Condition.jsonata("{% $claim.status = 'InService' %}"), update)
     deploy.otherwise(not_ready)
     create.next(wait.first)
     update.next(wait.first)
-    return Part(register, wait.last)
+    return Part(config, wait.last)
+
+
+def _host_model(states: States) -> Part:
+    """States that make the model the endpoint's inference component."""
+    host = states.invoke(
+        "Host model",
+        "host_model",
+        comment="The next step to the model as the endpoint's inference component; there is no .sync for it",
+        payload={
+            "endpoint_name": "{% $run.endpoint_name %}",
+            "model": "{% $servingName %}",
+            "instance_type": "{% $plan.serving.instance_type %}",
+            "tags": _endpoint_tags(states),
+            "asked": "{% $asked %}",
+        },
+        assign={
+            "hosted": "{% $states.result.Payload %}",
+            "asked": "{% $states.result.Payload.asked %}",
+            "updateBegan": "{% $updateBegan = '' ? $states.context.State.EnteredTime : $updateBegan %}",
+        },
+    )
+    begin = sfn.Pass.jsonata(states, "Deploy endpoint", comment="Nothing is asked yet", assign={"asked": "{% '' %}"})
+    wait, hosted = _wait(states), sfn.Choice(states, "In service?", comment="With this run's model, and not for ever")
+    failed = _problem(
+        states,
+        "Endpoint did not come",
+        cause="{% $hosted.said & ', after ' & $string($polls) & ' looks' %}",
+    )
+    accept = _accept(states)
+    begin.next(host).next(hosted)
+    hosted.when(sfn.Condition.jsonata("{% $hosted.done %}"), accept.first)
+    hosted.when(sfn.Condition.jsonata(f"{{% $polls < {POLLS} %}}"), wait.next(host))
+    hosted.otherwise(failed)
+    return Part(begin, accept.last)
 
 
 def _pause(count: str) -> str:
@@ -105,6 +147,7 @@ def _gather_adapters(states: States) -> tasks.LambdaInvoke:
         comment="This run's adapter beside those that the endpoint serves already",
         payload={
             "endpoint_name": "{% $run.endpoint_name %}",
+            **({"instance_type": "{% $plan.serving.instance_type %}"} if states.inputs.endpoint.scales_to_zero else {}),
             "image": states.inputs.serving_image,
             "adapter": {
                 "name": "{% $run.adapter_name %}",
@@ -189,13 +232,7 @@ def _endpoint_tags(states: States) -> list[dict[str, str]]:
 
 
 def _wait_for_endpoint(states: States) -> Part:
-    wait = sfn.Wait.jsonata(
-        states,
-        "Wait for endpoint",
-        comment="Short at first, then every 30 seconds",
-        time=sfn.WaitTime.seconds(_pause("$polls")),
-        assign={"polls": "{% $polls + 1 %}"},
-    )
+    wait = _wait(states)
     read = states.call(
         "Read endpoint",
         "aws-sdk:sagemaker:describeEndpoint",
@@ -208,12 +245,54 @@ def _wait_for_endpoint(states: States) -> Part:
         },
     )
     serving = sfn.Choice(states, "In service?", comment="With this run's configuration, and not for ever")
+    accept = _accept(states)
+    failed = _problem(
+        states,
+        "Endpoint did not come",
+        cause="{% 'endpoint ' & $run.endpoint_name & ' is ' & $endpointStatus & ' after ' & $string($polls) &"
+        " ' looks. ' & $endpointReason %}",
+    )
+    rolled_back = _problem(
+        states,
+        "Endpoint was rolled back",
+        error="RolledBack",
+        cause="{% 'SageMaker went back from ' & $servingName & ' to ' & $endpointConfig & ', which serves again. ' &"
+        " $endpointReason %}",
+    )
+    wait.next(read).next(serving)
+    serving.when(
+        sfn.Condition.jsonata("{% $endpointStatus = 'InService' and $endpointConfig = $servingName %}"),
+        accept.first,
+    )
+    serving.when(sfn.Condition.jsonata("{% $endpointStatus = 'InService' %}"), rolled_back)
+    serving.when(
+        sfn.Condition.jsonata(
+            f"{{% $endpointStatus in ['Creating', 'Updating', 'SystemUpdating', 'RollingBack'] and $polls < {POLLS} %}}"
+        ),
+        wait,
+    )
+    serving.otherwise(failed)
+    return Part(wait, accept.last)
+
+
+def _wait(states: States) -> sfn.Wait:
+    return sfn.Wait.jsonata(
+        states,
+        "Wait for endpoint",
+        comment="Short at first, then every 30 seconds",
+        time=sfn.WaitTime.seconds(_pause("$polls")),
+        assign={"polls": "{% $polls + 1 %}"},
+    )
+
+
+def _accept(states: States) -> Part:
     accept = states.invoke(
         "Acceptance check",
         "acceptance_check",
         comment="Through InvokeEndpoint: the adapter changes the answers, held-out rows are answered as in training",
         payload={
             "endpoint_name": "{% $run.endpoint_name %}",
+            **({"component": "{% $run.endpoint_name %}"} if states.inputs.endpoint.scales_to_zero else {}),
             "adapter_name": "{% $run.adapter_name %}",
             "adapters": "{% $adapters %}",
             "max_model_len": "{% $plan.serving.container.max_model_len %}",
@@ -240,34 +319,8 @@ def _wait_for_endpoint(states: States) -> Part:
         comment="An accepted endpoint is not taken down for what is left beside it; the record says what is",
     )
     keep.add_catch(untidy, errors=["States.ALL"], assign={"endpoint": {"problem": "{% $states.errorOutput.Cause %}"}})
-    failed = _problem(
-        states,
-        "Endpoint did not come",
-        cause="{% 'endpoint ' & $run.endpoint_name & ' is ' & $endpointStatus & ' after ' & $string($polls) &"
-        " ' looks. ' & $endpointReason %}",
-    )
-    rolled_back = _problem(
-        states,
-        "Endpoint was rolled back",
-        error="RolledBack",
-        cause="{% 'SageMaker went back from ' & $servingName & ' to ' & $endpointConfig & ', which serves again. ' &"
-        " $endpointReason %}",
-    )
-    wait.next(read).next(serving)
     accept.next(keep)
-    serving.when(
-        sfn.Condition.jsonata("{% $endpointStatus = 'InService' and $endpointConfig = $servingName %}"),
-        accept,
-    )
-    serving.when(sfn.Condition.jsonata("{% $endpointStatus = 'InService' %}"), rolled_back)
-    serving.when(
-        sfn.Condition.jsonata(
-            f"{{% $endpointStatus in ['Creating', 'Updating', 'SystemUpdating', 'RollingBack'] and $polls < {POLLS} %}}"
-        ),
-        wait,
-    )
-    serving.otherwise(failed)
-    return Part(wait, [keep, untidy])
+    return Part(accept, [keep, untidy])
 
 
 def _problem(states: States, name: str, *, cause: str, error: str = "EndpointFailed") -> sfn.Pass:

@@ -99,13 +99,19 @@ class Settings:
     """Train on spot capacity unless the execution's input says otherwise."""
     serving_instance_types: tuple[str, ...] = ()
     """Endpoint instances, best first; where there is no capacity for one the next takes its place, if it has as many
-    GPUs to split over. The planner chooses the cheapest of its catalogue when left out."""
+    GPUs to split over. The planner chooses the cheapest of its catalogue when left out. With endpoint_scale_to_zero the
+    first that can serve is the only one."""
     endpoint_instances: int = 1
     """Instances of an endpoint, each of which bills; the least where it scales."""
     endpoint_max_instances: int | None = None
     """The most that an endpoint scales to; left out, the number is fixed."""
     endpoint_concurrency: int = 4
     """Requests at once on one instance that scaling aims at."""
+    endpoint_scale_to_zero: bool = False
+    """End all instances of an endpoint that nobody calls for a while (heartbeat.requests.SCALE_IN_SECONDS), and start
+    one when it is called. Until that answers, some minutes later (SCALE_OUT_SECONDS, assumed), calls are refused.
+    endpoint_max_instances left out means one. Not every Region has it, and an endpoint that was made without it has to
+    be deleted first."""
     endpoint_update: str = "all_at_once"
     """How traffic moves to a new model: `all_at_once`, `canary` (one instance first) or `rolling`. The last two need
     endpoint_instances=2; the first two bill twice the instances while an update lasts."""
@@ -151,6 +157,7 @@ class Settings:
             object.__setattr__(self, name, types.MappingProxyType(dict(getattr(self, name))))
         self._check_words()
         self._check_numbers()
+        self._check_scale_to_zero()
         self._check_update()
         self._check_schedule()
         self._check_instances()
@@ -283,7 +290,10 @@ class Settings:
 
     def _check_update(self) -> None:
         most = self.endpoint_max_instances
-        if most is not None and not self.endpoint_instances < most <= 1000:
+        if self.endpoint_scale_to_zero:
+            if most is not None and not 1 <= most <= 1000:
+                self._refuse("endpoint_max_instances", "must be from 1 to 1000", "leave it out for 1")
+        elif most is not None and not self.endpoint_instances < most <= 1000:
             self._refuse(
                 "endpoint_max_instances",
                 f"must be above endpoint_instances={self.endpoint_instances}, and at most 1000",
@@ -303,6 +313,29 @@ class Settings:
             _ = self.schedule
         except SettingError as error:
             self._refuse("endpoint_schedule", str(error), "or leave it out for an endpoint that is always there")
+
+    def _check_scale_to_zero(self) -> None:
+        if not self.endpoint_scale_to_zero:
+            return
+        if self.endpoint_schedule:
+            self._refuse(
+                "endpoint_schedule",
+                "cannot be together with endpoint_scale_to_zero=true: an endpoint that nobody calls bills nothing at"
+                " night either",
+                "leave one of them out",
+            )
+        if self.endpoint_update != "all_at_once":
+            self._refuse(
+                "endpoint_update",
+                "cannot be together with endpoint_scale_to_zero=true, which always updates copy by copy",
+                "leave it out",
+            )
+        if self.endpoint_instances != 1:
+            self._refuse(
+                "endpoint_instances",
+                "cannot be together with endpoint_scale_to_zero=true, where the least is none",
+                "leave it out, and set endpoint_max_instances to the most",
+            )
 
     def _check_instances(self) -> None:
         if not self.instance_types:

@@ -44,6 +44,8 @@ class EndpointInputs:
     num_instances: int
     scales: bool
     """Whether the number of instances is changed by what is asked of them."""
+    scales_to_zero: bool
+    """Whether endpoints host an inference component, which the handler `host_model` makes and updates."""
     update: str
     """One of heartbeat.requests.UPDATES."""
     alarm_names: Sequence[str]

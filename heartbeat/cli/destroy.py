@@ -15,7 +15,7 @@ from heartbeat import layout, requests
 from heartbeat.cli import executions, screen
 from heartbeat.cli.account import App, client, connect, is_local, where
 from heartbeat.cli.errors import Failed, UserError
-from heartbeat.cli.status import endpoints, is_of, training_jobs
+from heartbeat.cli.status import components, endpoints, is_of, training_jobs
 from heartbeat.cli.watch import AWS_SECONDS, LOCAL_SECONDS
 
 _GONE = ("Could not find", "does not exist", "not found", "No scalable target", "training job is in status")
@@ -76,6 +76,8 @@ def actions(app: App) -> Iterator[Action]:
             key = item["Key"]
             yield Action("record of an endpoint", key, partial(s3.delete_object, Bucket=bucket, Key=key))
     yield from _scaling(app.environment)
+    for name in components(app.environment):  # before their endpoints, which cannot be deleted while they are there
+        yield Action("inference component", name, partial(_delete_component, name))
     for endpoint in endpoints(app.environment):
         yield Action("endpoint", endpoint.name, partial(_delete_endpoint, endpoint.name))
     stem = f"hb-{app.environment}-"
@@ -92,27 +94,59 @@ def actions(app: App) -> Iterator[Action]:
 
 def _scaling(environment: str) -> Iterator[Action]:
     """Of endpoints, those too that were deleted by hand: their alarms bill on."""
-    scaling = client("application-autoscaling")
+    scaling, cloudwatch = client("application-autoscaling"), client("cloudwatch")
+    scaled = {"endpoint": requests.scaled_variant, "inference-component": requests.scaled_component}
     for page in scaling.get_paginator("describe_scalable_targets").paginate(ServiceNamespace="sagemaker"):
         for target in page["ScalableTargets"]:
             kind, name = target["ResourceId"].split("/")[:2]
-            if kind == "endpoint" and is_of(name, environment):
-                end = partial(scaling.deregister_scalable_target, **requests.scaled_variant(name))
-                yield Action("scaling of an endpoint", name, end)
+            if kind in scaled and is_of(name, environment):
+                yield Action(
+                    "scaling of an endpoint", name, partial(scaling.deregister_scalable_target, **scaled[kind](name))
+                )
+    stem = requests.wake_alarm_name(environment=environment, endpoint="")
+    for page in cloudwatch.get_paginator("describe_alarms").paginate(AlarmNamePrefix=stem):
+        for alarm in page["MetricAlarms"]:
+            name = alarm["AlarmName"]
+            yield Action("alarm that wakes", name, partial(cloudwatch.delete_alarms, AlarmNames=[name]))
+
+
+def _delete_component(name: str) -> None:
+    """Deletes an inference component and waits until it is gone: its endpoint can be deleted only then."""
+    sagemaker = client("sagemaker")
+
+    def status() -> str:
+        return str(sagemaker.describe_inference_component(InferenceComponentName=name)["InferenceComponentStatus"])
+
+    _wait_while(_BUSY, "inference component", name, status)
+    sagemaker.delete_inference_component(InferenceComponentName=name)
+    try:
+        _wait_while(frozenset({"Deleting"}), "inference component", name, status)
+    except ClientError as error:
+        if not _is_gone(error):
+            raise
 
 
 def _delete_endpoint(name: str) -> None:
-    """Deletes an endpoint. SageMaker refuses it while one is made or changed, so that is waited for."""
-    sagemaker, deadline, told = client("sagemaker"), time.monotonic() + _ENDPOINT_SECONDS, False
-    while (status := sagemaker.describe_endpoint(EndpointName=name)["EndpointStatus"]) in _BUSY:
+    sagemaker = client("sagemaker")
+
+    def status() -> str:
+        return str(sagemaker.describe_endpoint(EndpointName=name)["EndpointStatus"])
+
+    if _wait_while(_BUSY, "endpoint", name, status) != "Deleting":
+        sagemaker.delete_endpoint(EndpointName=name)
+
+
+def _wait_while(busy: frozenset[str], what: str, name: str, status: Callable[[], str]) -> str:
+    """Waits until SageMaker is done, which deletes nothing that it is making or changing; returns the status then."""
+    deadline, told = time.monotonic() + _ENDPOINT_SECONDS, False
+    while (found := status()) in busy:
         if time.monotonic() > deadline:
-            raise Failed(f"endpoint {name} is still {status} after {screen.duration(_ENDPOINT_SECONDS)}; it bills")
+            raise Failed(f"{what} {name} is still {found} after {screen.duration(_ENDPOINT_SECONDS)}; it bills")
         if not told:
-            screen.say(f"  … endpoint {name} is {status}: it can be deleted after that")
+            screen.say(f"  … {what} {name} is {found}: that is waited for")
         told = True
         time.sleep(LOCAL_SECONDS if is_local() else AWS_SECONDS)
-    if status != "Deleting":
-        sagemaker.delete_endpoint(EndpointName=name)
+    return found
 
 
 def _names(operation: str, items: str, name: str, **chosen: str) -> list[str]:

@@ -16,8 +16,12 @@ _LONGEST = 90
 
 EXPLAIN = "Explain failure"
 _SHOWN = ("TaskState", "WaitState", "ParallelState", "MapState")
-_PART_OF = {"Read endpoint": "Wait for endpoint", "Wait for turn": "Claim endpoint"}
-"""States of a loop that are shown as one row, under the name of the state that begins it."""
+_PART_OF = {
+    "Read endpoint": "Wait for endpoint",
+    "Host model": "Wait for endpoint",
+    "Wait for turn": "Claim endpoint",
+}
+"""States of a loop that are shown as one row, under the name of one of them."""
 
 
 @dataclass

@@ -66,6 +66,17 @@ def endpoints(environment: str) -> list[Running]:
     return [_endpoint(sagemaker.describe_endpoint(EndpointName=name)) for name in names if is_of(name, environment)]
 
 
+def components(environment: str) -> list[str]:
+    """Names of inference components, which those of endpoints that scale to zero are too."""
+    pages = client("sagemaker").get_paginator("list_inference_components")
+    found = [
+        item["InferenceComponentName"]
+        for page in pages.paginate(NameContains=f"heartbeat-{environment}")
+        for item in page["InferenceComponents"]
+    ]
+    return [name for name in found if is_of(name, environment)]
+
+
 def training_jobs(environment: str) -> list[Running]:
     sagemaker = client("sagemaker")
     pages = sagemaker.get_paginator("list_training_jobs").paginate(
@@ -92,11 +103,28 @@ def _endpoint(endpoint: dict[str, Any]) -> Running:
     return Running(
         kind="endpoint",
         name=endpoint["EndpointName"],
-        status=endpoint["EndpointStatus"],
+        status=_status(endpoint, config["ProductionVariants"]),
         instances=", ".join(f"{numbers.get(name, 1)} x {kind}" for name, kind in kinds.items()),
         since=endpoint["CreationTime"],
         usd_per_hour=_sum([_price(kind, numbers.get(name, 1)) for name, kind in kinds.items()]),
     )
+
+
+def _status(endpoint: dict[str, Any], variants: list[dict[str, Any]]) -> str:
+    """Of one that hosts an inference component, also how that is: `InService, asleep`."""
+    status, name = str(endpoint["EndpointStatus"]), endpoint["EndpointName"]
+    if any("ModelName" in variant for variant in variants):
+        return status
+    try:
+        component = client("sagemaker").describe_inference_component(InferenceComponentName=name)
+    except ClientError as error:
+        if "Could not find" not in str(error):
+            raise
+        return f"{status}, serves nothing"
+    if component["InferenceComponentStatus"] != "InService":
+        return f"{status}, component {component['InferenceComponentStatus']}"
+    awake = component.get("RuntimeConfig", {}).get("CurrentCopyCount", 0)
+    return status if awake else f"{status}, asleep"
 
 
 def _job(job: dict[str, Any]) -> Running:

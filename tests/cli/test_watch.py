@@ -64,6 +64,17 @@ def test_the_loop_around_the_endpoint_takes_from_its_first_look_to_its_last() ->
     assert row.seconds(row.entered) > 10
 
 
+def test_the_loop_around_a_component_is_one_row_too() -> None:
+    found, now = History(), datetime(2026, 11, 23, tzinfo=UTC)
+    loop = [("Host model", "Task"), ("Wait for endpoint", "Wait"), ("Host model", "Task"), ("Acceptance check", "Task")]
+    for number, (name, kind) in enumerate(loop, start=1):
+        entered = {"type": f"{kind}StateEntered", "stateEnteredEventDetails": {"name": name}}
+        exited = {"type": f"{kind}StateExited", "stateExitedEventDetails": {"name": name}}
+        found.add([{"id": 2 * number, "timestamp": now, **entered}, {"id": 2 * number + 1, "timestamp": now, **exited}])
+    assert [row.name for row in found.rows] == ["Wait for endpoint", "Acceptance check"]
+    assert not any(row.running for row in found.rows)
+
+
 def test_a_failed_run_ends_at_the_state_that_failed() -> None:
     rows = history("failed_run").rows
     assert [(row.name, row.fatal) for row in rows] == [("Check dataset", True), ("Explain failure", False)]

@@ -117,8 +117,8 @@ def test_an_alarm_during_an_update_brings_the_old_model_back(cloud: Cloud) -> No
     assert "Acceptance check" not in cloud.states(arn)
     assert cloud.left_behind(outcome.stem) == []
     assert serving(cloud) == before
-    kept = {"holder": None, "previous_config": None, "accepted": [before], "unaccepted": [], "asleep": None}
-    assert record_of(cloud) == kept
+    kept = record_of(cloud)
+    assert (kept["accepted"], [name for name, value in kept.items() if value]) == ([before], ["accepted"])
 
 
 @pytest.mark.usefixtures("first")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,7 +28,8 @@ OWN = Settings(
 
 @pytest.fixture(scope="session")
 def templates(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Template]:
-    """Templates by stack, such as `dev-Storage`: cdk.json's environments, and `own`, which has other settings.
+    """Templates by stack, such as `dev-Storage`: cdk.json's environments, `own`, which has other settings, and `zero`,
+    which is as dev but for an endpoint that scales to zero.
 
     They are in one app, as they may be in one account.
     """
@@ -35,4 +37,6 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Template
     for environment in ("dev", "prod"):
         heartbeat_app.compose(app, Settings.from_context(app.node, environment))
     heartbeat_app.compose(app, OWN)
+    dev = Settings.from_context(app.node, "dev")
+    heartbeat_app.compose(app, replace(dev, environment="zero", endpoint_name="", endpoint_scale_to_zero=True))
     return {stack.stack_name.removeprefix("HeartBeat-"): stack.template for stack in app.synth().stacks}

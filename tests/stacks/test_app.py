@@ -69,7 +69,7 @@ def small_app(tmp_path: Path) -> cdk.App:
 
 def test_stacks_are_deployed_in_the_order_that_they_need(templates: Mapping[str, Template]) -> None:
     parts = ("Storage", "Registry", "Pipeline", "Monitoring")
-    for environment in ("dev", "prod", "own"):
+    for environment in ("dev", "prod", "own", "zero"):
         found = [each for each in templates if each.startswith(environment)]
         assert found == [f"{environment}-{part}" for part in parts]
 
@@ -92,7 +92,7 @@ def test_environments_share_an_account_without_a_clash(templates: Mapping[str, T
 def test_environments_refer_to_their_own_stacks_only(templates: Mapping[str, Template]) -> None:
     for stack, template in templates.items():
         environment = stack.partition("-")[0]
-        others = {"dev", "prod", "own"} - {environment}
+        others = {"dev", "prod", "own", "zero"} - {environment}
         written = json.dumps(template)
         assert not [other for other in others if f"HeartBeat-{other}" in written]
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
+
+import pytest
 
 from stacks.findings import wildcards
 from stacks.settings import Settings
@@ -11,6 +14,7 @@ from tests.stacks.reading import Statement, Template, listed, role_statements, s
 
 # The only actions that any role has on `*`, because AWS knows no resource for them.
 WITHOUT_RESOURCE = {
+    "application-autoscaling:DescribeScalableTargets": "shows names only",
     "cloudwatch:PutMetricData": "limited by its namespace in a condition",
     "ecr:GetAuthorizationToken": "the token is the account's",
     "logs:CreateLogDelivery": "CloudWatch's log delivery, as the guide of Step Functions asks",
@@ -23,6 +27,7 @@ WITHOUT_RESOURCE = {
     "logs:UpdateLogDelivery": "likewise",
     "sagemaker:ListEndpointConfigs": "shows names only",
     "sagemaker:ListEndpoints": "shows names only",
+    "sagemaker:ListInferenceComponents": "shows names only",
     "sagemaker:ListModels": "shows names only",
     "sagemaker:ListTrainingJobs": "shows names only",
     "xray:GetSamplingRules": "tracing has no resources",
@@ -68,7 +73,7 @@ def test_no_statement_is_written_by_exclusion(templates: Mapping[str, Template])
 
 def test_roles_are_passed_to_sagemaker_only(templates: Mapping[str, Template]) -> None:
     found = [each for _, each in statements(templates) if "iam:PassRole" in listed(each["Action"])]
-    assert len(found) == 6  # two state machines in each environment
+    assert len(found) == 9  # two state machines in each environment, and what makes an endpoint of components
     for statement in found:
         assert statement["Condition"] == {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}
         assert all(text(resource).endswith(".Arn>") for resource in listed(statement["Resource"]))
@@ -85,11 +90,12 @@ def test_no_policy_of_aws_is_attached_but_the_one_that_the_cdk_needs(templates: 
     assert not [each for template in templates.values() for each in strings(template) if "FullAccess" in each]
 
 
-def test_no_wildcard_is_accepted_that_no_role_has(templates: Mapping[str, Template]) -> None:
-    settings = Settings(environment="dev")
+@pytest.mark.parametrize("environment", ["dev", "zero"])
+def test_no_wildcard_is_accepted_that_no_role_has(templates: Mapping[str, Template], environment: str) -> None:
+    settings = Settings(environment=environment, endpoint_scale_to_zero=environment == "zero")
     had = {
         text(resource)
-        for _, statement in role_statements(templates["dev-Pipeline"])
+        for _, statement in role_statements(templates[f"{environment}-Pipeline"])
         for resource in listed(statement["Resource"])
     }
     assert not [end for end in wildcards(settings) if not any(resource.endswith(end) for resource in had)]
@@ -115,4 +121,32 @@ def test_one_role_reads_the_token_and_writes_base_weights(templates: Mapping[str
     assert who("secretsmanager:GetSecretValue", "<HubToken.Id>") == {"WeightsRole"}
     assert who("s3:PutObject", "/base-models/*") == {"WeightsRole"}
     reading = [each for _, each in statements(templates) if "secretsmanager:GetSecretValue" in listed(each["Action"])]
-    assert len(reading) == 3  # one in each environment
+    assert len(reading) == 4  # one in each environment
+
+
+def test_components_are_touched_only_where_endpoints_host_them(templates: Mapping[str, Template]) -> None:
+    for stack, template in templates.items():
+        written = json.dumps([statement for _, statement in role_statements(template)])
+        there = {each for each in ("InferenceComponent", "inference-component", "-wake-") if each in written}
+        assert (len(there) == 3) == (stack == "zero-Pipeline"), stack
+        assert there == set() or stack == "zero-Pipeline"
+
+
+def test_components_and_alarms_are_the_apps_own(templates: Mapping[str, Template]) -> None:
+    known = (":inference-component/heartbeat-zero", ":alarm:HeartBeat-zero-wake-heartbeat-zero")
+    for _, statement in role_statements(templates["zero-Pipeline"]):
+        for resource in map(text, listed(statement["Resource"])):
+            kind = next((kind for kind in ("inference-component/", "-wake-") if kind in resource), None)
+            if kind and "TargetTracking" not in resource:
+                assert any(resource.endswith((name, f"{name}-*")) for name in known), resource
+
+
+def test_the_endpoints_role_is_passed_by_who_makes_the_endpoint(templates: Mapping[str, Template]) -> None:
+    passing = {
+        name.partition("Role")[0]: [text(each) for each in listed(statement["Resource"])]
+        for name, statement in role_statements(templates["zero-Pipeline"])
+        if "iam:PassRole" in listed(statement["Action"])
+    }
+    assert set(passing) == {"StateMachine", "WeightsStateMachine", "HostModel"}
+    (role,) = passing["HostModel"]
+    assert role.startswith("<EndpointRole")

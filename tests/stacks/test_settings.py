@@ -173,6 +173,26 @@ def test_a_bad_setting_is_named_with_its_value_and_the_fix(name: str, value: Any
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("endpoint_schedule", {"on": "07:00", "off": "20:00"}, "bills nothing at night either; leave one of them out"),
+        ("endpoint_update", "canary", "which always updates copy by copy; leave it out"),
+        ("endpoint_instances", 2, "where the least is none; leave it out"),
+        ("endpoint_max_instances", 0, "must be from 1 to 1000; leave it out for 1"),
+    ],
+)
+def test_what_an_endpoint_that_scales_to_zero_cannot_have(name: str, value: Any, says: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        settings(endpoint_scale_to_zero=True, **{name: value})
+    assert str(caught.value).startswith(f"heartbeat.dev.{name}=")
+    assert says in str(caught.value)
+
+
+def test_an_endpoint_that_scales_to_zero_may_have_one_instance_at_the_most() -> None:
+    assert settings(endpoint_scale_to_zero=True, endpoint_max_instances=1).endpoint_max_instances == 1
+
+
+@pytest.mark.parametrize(
     ("text", "says"),
     [
         ("soon", 'heartbeat.dev.max_runtime_seconds="soon" must be a whole number'),

@@ -26,7 +26,7 @@ Definition = dict[str, Any]
 _ROOT = Path(__file__).resolve().parents[2]
 _ARN = "arn:aws:states:us-east-1:123456789012:execution:HeartBeat-dev:a-run"
 
-EXPLAINED = ("HeartBeat-dev", "HeartBeat-dev-Weights")
+EXPLAINED = ("HeartBeat-dev", "HeartBeat-dev-Weights", "HeartBeat-zero")
 """State machines whose failures go through `Explain failure`."""
 MACHINES = (*EXPLAINED, "HeartBeat-dev-CleanUp", "HeartBeat-own-Schedule")
 
@@ -88,6 +88,8 @@ VARIABLES: dict[str, Any] = {
     "servingName": "hb-dev-0123456789ab-deadbeef",
     "adapters": ["stanley"],
     "polls": 3,
+    "asked": "held",
+    "updateBegan": "",
 }
 """What a run's variables look like when a task is reached."""
 
@@ -285,6 +287,40 @@ def test_a_rollback_is_told_from_a_success(
     assert choice(definition, "In service?", variables) == expected
 
 
+@pytest.mark.parametrize(
+    ("done", "polls", "expected"),
+    [
+        (True, 3, "Acceptance check"),
+        (True, 1000, "Acceptance check"),
+        (False, 3, "Wait for endpoint"),
+        (False, 1000, "Endpoint did not come"),
+    ],
+)
+def test_a_component_is_looked_at_until_it_is_done(
+    templates: Mapping[str, Any], done: bool, polls: int, expected: str
+) -> None:
+    hosting = _definition(_machine(templates, "HeartBeat-zero"))
+    assert choice(hosting, "In service?", {"hosted": {"done": done}, "polls": polls}) == expected
+    assert hosting["States"]["Wait for endpoint"]["Next"] == "Host model"
+
+
+def test_a_component_is_asked_for_once_and_under_the_runs_names(templates: Mapping[str, Any]) -> None:
+    states = _definition(_machine(templates, "HeartBeat-zero"))["States"]
+    assert states["Create model"]["Next"] == "Deploy endpoint"
+    assert states["Deploy endpoint"]["Assign"]["asked"] == "{% '' %}"
+    payload = evaluate(states["Host model"]["Arguments"], VARIABLES)["Payload"]
+    assert (payload["asked"], payload["model"]) == ("held", VARIABLES["servingName"])
+    assert payload["instance_type"] == "ml.p4d.24xlarge"
+    began = {"states": {"context": {"State": {"EnteredTime": "now"}}}, "updateBegan": ""}
+    expression = states["Host model"]["Assign"]["updateBegan"]
+    assert evaluate(expression, began) == "now"
+    assert evaluate(expression, {**began, "updateBegan": "before"}) == "before"
+    asked = evaluate(states["Acceptance check"]["Arguments"]["Payload"], VARIABLES)
+    assert asked["component"] == asked["endpoint_name"]
+    gone = {"Create endpoint config", "Create endpoint", "Update endpoint", "Read endpoint"}
+    assert not gone & states.keys()
+
+
 def choice(definition: Definition, name: str, variables: dict[str, Any]) -> str:
     """Where a Choice goes on."""
     state = definition["States"][name]
@@ -361,7 +397,7 @@ def test_every_step_that_fails_has_a_name(any_definition: Definition) -> None:
 
 
 def test_a_clean_up_waits_as_long_as_an_update_may_take(definition: Definition, templates: Mapping[str, Any]) -> None:
-    clean_up = _definition(_machine(templates, MACHINES[2]))["States"]["Clean up"]
+    clean_up = _definition(_machine(templates, "HeartBeat-dev-CleanUp"))["States"]["Clean up"]
     assert clean_up["Arguments"]["Payload"] == "{% $states.input %}"
     for state in (clean_up, definition["States"]["Explain failure"]):
         (retry,) = (item for item in state["Retry"] if item["ErrorEquals"] == ["StillChanging"])

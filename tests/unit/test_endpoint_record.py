@@ -53,6 +53,13 @@ def test_letting_go_forgets_only_what_was_deleted() -> None:
     assert record.released(deleted="hb-1").unaccepted == ("failed",)
 
 
+def test_who_comes_next_is_not_on_the_way_back() -> None:
+    back = EndpointRecord(holder="arn", previous_config="b", going_back=True)
+    assert EndpointRecord.from_dict(json.loads(json.dumps(back.to_dict()))).going_back
+    assert not back.released().going_back
+    assert not back.claimed("another", "c").going_back
+
+
 @pytest.mark.parametrize(
     ("status", "stopped", "expected"),
     [

@@ -55,6 +55,25 @@ def test_the_trainers_sentence_comes_through() -> None:
     assert "What to do: " in failure.cause
 
 
+def test_a_region_that_does_not_scale_to_zero_is_told_from_another_failure() -> None:
+    said = "Min instance count needs to be greater than 0 for enabled managed instance scaling"
+    cause = json.dumps({"errorMessage": f"An error occurred (ValidationException): {said}", "errorType": "ClientError"})
+    failure = failures.explain(step="Host model", error="ClientError", cause=cause)
+    assert failure.error is Name.ENDPOINT_FAILED
+    assert said in failure.what
+    assert "set endpoint_scale_to_zero to false in cdk.json, or choose another Region" in failure.advice
+    other = failures.explain(step="Host model", error="ClientError", cause=cause.replace("greater", "less"))
+    assert other.advice == failures.advice(Name.ENDPOINT_FAILED)
+
+
+@pytest.mark.parametrize("error", ["EndpointFailed", "RolledBack"])
+def test_what_became_of_a_component_is_said_by_its_handler(error: str) -> None:
+    cause = json.dumps({"errorMessage": "inference component heartbeat-dev failed: no capacity", "errorType": error})
+    failure = failures.explain(step="Host model", error=error, cause=cause)
+    assert (failure.error, failure.what) == (error, "inference component heartbeat-dev failed: no capacity")
+    assert failure.advice == failures.advice(Name(error))
+
+
 def test_a_nested_executions_failure_is_told_once() -> None:
     told = failures.explain(step="Bring weights", error="States.TaskFailed", cause=job_cause("no"), log="its log")
     nested = {"ExecutionArn": "arn", "Status": "FAILED", "Error": "PermissionMissing", "Cause": told.cause}

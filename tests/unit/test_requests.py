@@ -77,6 +77,18 @@ BODIES: dict[str, dict[str, Any]] = {
         pools=requests.instance_pools(["ml.p4d.24xlarge", "ml.p4de.24xlarge"]),
         config_tags=_TAGS,
     ),
+    "CreateEndpointConfig of components": requests.create_component_endpoint_config(
+        name="hb-dev-1", role_arn=_ROLE, instance_type="ml.p4d.24xlarge", most_copies=1, config_tags=_TAGS
+    ),
+    "CreateInferenceComponent": requests.create_component(
+        endpoint="heartbeat-dev", model="hb-dev-1", accelerators=8, component_tags=_TAGS
+    ),
+    "UpdateInferenceComponent": requests.update_component(
+        endpoint="heartbeat-dev",
+        specification=requests.component_specification(model="hb-dev-2", accelerators=8),
+        alarms=["an-alarm"],
+    ),
+    "UpdateInferenceComponentRuntimeConfig": requests.component_copies(endpoint="heartbeat-dev", copies=1),
     "CreateEndpoint": requests.create_endpoint(name="heartbeat-dev", config="hb-dev-1", endpoint_tags=_TAGS),
     **{
         f"UpdateEndpoint {update}": requests.update_endpoint(
@@ -153,6 +165,10 @@ def test_an_update_takes_more_instances() -> None:
         ("RegisterScalableTarget", requests.scalable_target(endpoint="heartbeat-dev", least=1, most=4)),
         ("PutScalingPolicy", requests.scaling_policy(endpoint="heartbeat-dev", concurrency=4)),
         ("DeregisterScalableTarget", requests.scaled_variant("heartbeat-dev")),
+        ("RegisterScalableTarget", requests.component_target(endpoint="heartbeat-dev", most=1)),
+        ("PutScalingPolicy", requests.component_policy(endpoint="heartbeat-dev", concurrency=4)),
+        ("PutScalingPolicy", requests.wake_policy("heartbeat-dev")),
+        ("DeregisterScalableTarget", requests.scaled_component("heartbeat-dev")),
     ],
 )
 def test_scaling_bodies_are_valid(operation: str, body: dict[str, Any]) -> None:
@@ -160,9 +176,34 @@ def test_scaling_bodies_are_valid(operation: str, body: dict[str, Any]) -> None:
     report = ParamValidator().validate(body, service.operation_model(operation).input_shape)
     assert not report.has_errors(), report.generate_report()
     assert body["ScalableDimension"] in service.shape_for("ScalableDimension").enum
-    for policy in [body["TargetTrackingScalingPolicyConfiguration"]] if "PolicyName" in body else []:
+    assert body.get("PolicyType", "StepScaling") in service.shape_for("PolicyType").enum
+    for policy in [body["TargetTrackingScalingPolicyConfiguration"]] if "TargetTracking" in str(body) else []:
         metric = policy["PredefinedMetricSpecification"]["PredefinedMetricType"]
         assert metric in service.shape_for("MetricType").enum
+
+
+def test_an_endpoint_of_components_may_have_no_instance_and_one_more_than_copies() -> None:
+    (variant,) = BODIES["CreateEndpointConfig of components"]["ProductionVariants"]
+    scaling = variant["ManagedInstanceScaling"]
+    assert (scaling["MinInstanceCount"], scaling["MaxInstanceCount"]) == (0, 2)
+    assert "ModelName" not in variant
+
+
+def test_alarms_are_named_only_where_there_are_some() -> None:
+    given: dict[str, Any] = {"endpoint": "heartbeat-dev", "specification": {}}
+    assert "AutoRollbackConfiguration" not in requests.update_component(**given)["DeploymentConfig"]
+    config = requests.update_component(**given, alarms=["an-alarm"])["DeploymentConfig"]
+    assert config["AutoRollbackConfiguration"] == {"Alarms": [{"AlarmName": "an-alarm"}]}
+
+
+def test_the_wake_alarm_starts_its_policy() -> None:
+    arn = "arn:aws:autoscaling:us-east-1:123456789012:scalingPolicy:a:resource/sagemaker/inference-component/x"
+    body = requests.wake_alarm(environment="dev", endpoint="heartbeat-dev", policy_arn=arn)
+    shape = _SESSION.get_service_model("cloudwatch").operation_model("PutMetricAlarm").input_shape
+    report = ParamValidator().validate(body, shape)
+    assert not report.has_errors(), report.generate_report()
+    assert _against(shape, body, "PutMetricAlarm") == []
+    assert (body["AlarmName"], body["AlarmActions"]) == ("HeartBeat-dev-wake-heartbeat-dev", [arn])
 
 
 def test_instance_pools_are_in_order_and_no_more_than_sagemaker_takes() -> None:
