@@ -155,7 +155,7 @@ def _invoke(runtime: Any, operation: str, endpoint: str, body: Mapping[str, Any]
 
     call = getattr(runtime or boto3.client("sagemaker-runtime"), operation)
     asked = {"EndpointName": endpoint, "ContentType": "application/json", "Body": json.dumps(body)}
-    component = {"InferenceComponentName": requests.component_name(endpoint)}
+    component = {"InferenceComponentName": endpoint}  # the only one, of its name: requests.create_component
     try:
         try:
             return call(**asked, **(component if endpoint in _OF_COMPONENTS else {}))

@@ -431,11 +431,6 @@ def instances_while_updating(update: str, num_instances: int) -> int:
     return num_instances + 1 if update == "rolling" else 2 * num_instances
 
 
-def component_name(endpoint: str) -> str:
-    """The one inference component of an endpoint that can scale to zero: clients know it without asking."""
-    return endpoint
-
-
 def scaled_variant(endpoint: str) -> Body:
     """What Application Auto Scaling calls the number of an endpoint's instances."""
     return {

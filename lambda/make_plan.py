@@ -8,6 +8,7 @@ from typing import Any
 
 import aws
 import base_folder
+import components
 import served
 from heartbeat import catalog, layout, requests
 from heartbeat.adapters import NewAdapter
@@ -50,7 +51,8 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
             base_uri=layout.uri(bucket, folder),
             max_lora_rank=job.max_lora_rank,
         )
-        endpoint = served.served(run["endpoint_name"]) if run["deploy"] else None
+        name = run["endpoint_name"]
+        endpoint = served.served(name) if run["deploy"] else None
         adapters, max_lora_rank = adapter.together(endpoint)
         serving = plan_serving(
             shape=shape,
@@ -62,11 +64,13 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
             adapters=len(adapters),
             max_lora_rank=max_lora_rank,
         )
+        if run["deploy"] and serving.instance_type:  # asked again, as its instance is known only now
+            served.served(name, instance_type=serving.instance_type)
         container = {"tensor_parallel_size": serving.tensor_parallel, "max_model_len": MAX_MODEL_LEN}
         replace(adapter, container=container).beside(endpoint)  # what does not fit is said before a dollar is spent
     except (SettingError, catalog.UnknownInstance) as error:
         raise InputInvalid(str(error)) from None
-    instances, sleeps = int(os.environ["ENDPOINT_INSTANCES"]), bool(os.environ["ENDPOINT_SCALES_TO_ZERO"])
+    instances, sleeps = int(os.environ["ENDPOINT_INSTANCES"]), components.wanted()
     hourly = None if serving.usd_per_hour is None else serving.usd_per_hour * instances
     hours = float(os.environ["ENDPOINT_HOURS_PER_MONTH"] or HOURS_PER_MONTH)
     record = {

@@ -133,7 +133,6 @@ class Pipeline(Stack):
                     "VOLUME_SIZE_GIB": str(settings.volume_size_gib),
                     "ENDPOINT_INSTANCES": str(settings.endpoint_instances),
                     "ENDPOINT_UPDATE": settings.endpoint_update,
-                    "ENDPOINT_SCALES_TO_ZERO": "",
                     "ENDPOINT_HOURS_PER_MONTH": f"{settings.schedule.hours_per_month:.1f}" if settings.schedule else "",
                     **limits,
                 },

@@ -92,6 +92,11 @@ def is_local() -> bool:
     return urlsplit(os.environ.get("AWS_ENDPOINT_URL", "")).hostname in {"127.0.0.1", "localhost", "::1"}
 
 
+def pause_seconds() -> float:
+    """Between two looks at something that goes on."""
+    return 0.4 if is_local() else 5.0
+
+
 def is_missing(error: ClientError) -> bool:
     """Whether S3 says that there is no such object or bucket."""
     return error.response["Error"]["Code"] in {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}

@@ -13,10 +13,9 @@ from botocore.exceptions import ClientError
 
 from heartbeat import layout, requests
 from heartbeat.cli import executions, screen
-from heartbeat.cli.account import App, client, connect, is_local, where
+from heartbeat.cli.account import App, client, connect, pause_seconds, where
 from heartbeat.cli.errors import Failed, UserError
 from heartbeat.cli.status import components, endpoints, is_of, training_jobs
-from heartbeat.cli.watch import AWS_SECONDS, LOCAL_SECONDS
 
 _GONE = ("Could not find", "does not exist", "not found", "No scalable target", "training job is in status")
 """Of what ended by itself between the look and the call."""
@@ -145,7 +144,7 @@ def _wait_while(busy: frozenset[str], what: str, name: str, status: Callable[[],
         if not told:
             screen.say(f"  … {what} {name} is {found}: that is waited for")
         told = True
-        time.sleep(LOCAL_SECONDS if is_local() else AWS_SECONDS)
+        time.sleep(pause_seconds())
     return found
 
 

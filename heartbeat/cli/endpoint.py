@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 from heartbeat import client
 from heartbeat.cli import account, screen
 from heartbeat.cli.errors import Failed, UserError
-from heartbeat.cli.watch import AWS_SECONDS, LOCAL_SECONDS
 from heartbeat.client import Message
 
 WAKING_SECONDS = 2 * 3600
@@ -51,12 +50,11 @@ class Endpoint:
         """What the call returns, made again until the endpoint that it wakes can answer. Raises EndpointError."""
         with contextlib.suppress(client.Asleep):
             return call()
-        pause = LOCAL_SECONDS if account.is_local() else AWS_SECONDS
         # Beside the answer, which a script reads from standard output.
         with screen.phase(f"waking {self.name}", screen.errors()) as phase:
             phase.detail = "it was asleep; `python -m heartbeat plan` says how long waking takes"
             while True:
-                time.sleep(pause)
+                time.sleep(account.pause_seconds())
                 try:
                     return call()
                 except client.Asleep:

@@ -12,14 +12,11 @@ from botocore.exceptions import ClientError
 
 from heartbeat import layout
 from heartbeat.cli import executions, metric_table, notes, screen
-from heartbeat.cli.account import App, client, connect, is_local
+from heartbeat.cli.account import App, client, connect, pause_seconds
 from heartbeat.cli.history import History
 from heartbeat.cli.training_log import TrainingLog
 from heartbeat.cli.watch_view import LiveView, PlainView, View
 from heartbeat.failures import read_cause
-
-AWS_SECONDS, LOCAL_SECONDS = 5.0, 0.4
-"""Between two looks."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -82,7 +79,7 @@ class Watch:
                 view.show(self, datetime.now(UTC), ended=ended)
                 if ended:
                     return outcome
-                view.wait(LOCAL_SECONDS if is_local() else AWS_SECONDS, self)
+                view.wait(pause_seconds(), self)
 
     def look(self) -> None:
         self.history.add(self._new_events())

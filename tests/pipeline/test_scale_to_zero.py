@@ -108,10 +108,9 @@ def left(cloud: Cloud) -> list[str]:
     ]
 
 
-def heartbeat(cloud: Cloud, *arguments: str) -> str:
-    """What the command line says."""
+def heartbeat(cloud: Cloud, *arguments: str) -> subprocess.CompletedProcess[str]:
     given = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    found = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-m", "heartbeat", *arguments],
         env={**given, **cloud.server.environment},
         cwd=ROOT,
@@ -119,7 +118,6 @@ def heartbeat(cloud: Cloud, *arguments: str) -> str:
         text=True,
         check=True,
     )
-    return found.stdout
 
 
 def host(cloud: Cloud, **event: Any) -> dict[str, Any]:
@@ -138,7 +136,7 @@ def test_the_first_deployment_hosts_a_component_that_is_scaled(cloud: Cloud, fir
     assert target["ResourceId"] == f"inference-component/{name}"
     assert (target["MinCapacity"], target["MaxCapacity"]) == (0, 1)
     assert alarms(cloud) == [WAKE]
-    (shown,) = json.loads(heartbeat(cloud, "status", "--json"))["running"]
+    (shown,) = json.loads(heartbeat(cloud, "status", "--json").stdout)["running"]
     assert (shown["status"], shown["instances"][:4]) == ("InService", "1 x ")
 
 
@@ -147,18 +145,15 @@ def test_it_goes_to_sleep_and_a_call_wakes_it(cloud: Cloud) -> None:
     go_to_sleep(cloud)
     (variant,) = cloud.wait_for_endpoint(cloud.outputs["EndpointName"])["ProductionVariants"]
     assert variant["CurrentInstanceCount"] == 0
-    (shown,) = json.loads(heartbeat(cloud, "status", "--json"))["running"]
+    (shown,) = json.loads(heartbeat(cloud, "status", "--json").stdout)["running"]
     assert (shown["status"], shown["instances"][:4], shown["usd_per_hour"]) == ("InService, asleep", "0 x ", 0)
     with pytest.raises(ClientError, match="has no capacity to process this request"):
         ask(cloud, requests.TUNED_NAME)
 
-    def answer() -> str:
-        try:
-            return ask(cloud, requests.TUNED_NAME)
-        except ClientError:
-            return ""
-
-    wait_for(answer)
+    woken = heartbeat(cloud, "chat", "--once", "Who are you?")
+    assert "✓ waking heartbeat-dev" in woken.stderr
+    assert woken.stdout.strip()
+    assert "waking" not in woken.stdout, "a script reads the answer alone"
     assert copies(cloud) == 1
 
 
@@ -246,7 +241,7 @@ def test_a_bad_update_goes_back_and_is_scaled_again(cloud: Cloud) -> None:
 def test_destroy_leaves_nothing_whoever_does_it(cloud: Cloud, root: Path) -> None:
     sagemaker, name = cloud.client("sagemaker"), cloud.outputs["EndpointName"]
     container = sagemaker.describe_model(ModelName=serving(cloud))
-    said = heartbeat(cloud, "destroy", "--yes")
+    said = heartbeat(cloud, "destroy", "--yes").stdout
     assert f"inference component {name} ended" in said
     assert f"alarm that wakes {WAKE} ended" in said
     assert left(cloud) == []
