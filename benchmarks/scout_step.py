@@ -66,7 +66,7 @@ def measure(arguments: argparse.Namespace, where: torch.device, ranks: Ranks) ->
     llama = random_model.of_arguments(arguments, placement, device=where, dtype=dtype, ranks=ranks)
     built_seconds = time.monotonic() - started
     flat = llama.lora.flat
-    optimizer = torch.optim.AdamW([flat], lr=1e-4, weight_decay=0.0, fused=where.type == "cuda")
+    optimizer = torch.optim.AdamW([flat], lr=1e-4, weight_decay=0.0, fused=True)
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
     seconds, parts, tokens, supervised, loss = [], [], 0, 0, math.nan

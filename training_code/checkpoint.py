@@ -108,9 +108,7 @@ def resume(
         for moment, flat in moments.items():
             _share(found[1] if found else None, f".{moment}", lora, flat, ranks)
         # A fused optimizer counts its steps on the device.
-        fused = optimizer.param_groups[0].get("fused")
-        count = torch.tensor(float(progress.step), device=device if fused else "cpu")
-        optimizer.state[lora.flat] = {"step": count, **moments}
+        optimizer.state[lora.flat] = {"step": torch.tensor(float(progress.step), device=device), **moments}
     return progress
 
 

@@ -78,7 +78,7 @@ class Run:
             lr=self.job.learning_rate,
             betas=ADAM_BETAS,
             weight_decay=0.0,
-            fused=self.llama.device.type == "cuda",
+            fused=True,
         )
         self.heldout_part = self._part(self.data.heldout)
         self._evaluation_seconds = 0.0
