@@ -73,6 +73,7 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
     instances, sleeps = int(os.environ["ENDPOINT_INSTANCES"]), components.wanted()
     hourly = None if serving.usd_per_hour is None else serving.usd_per_hour * instances
     hours = float(os.environ["ENDPOINT_HOURS_PER_MONTH"] or HOURS_PER_MONTH)
+    monthly = None if hourly is None else hourly * hours
     record = {
         **plan.to_dict(),
         "hyperparameters": job.to_hyperparameters(),
@@ -83,7 +84,7 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
             "instances": instances,
             "usd_per_hour": hourly,
             "hours_per_month": hours,
-            "usd_per_month": None if hourly is None else hourly * hours,
+            "usd_per_month": monthly,
             "scales_to_zero": sleeps,
             "cold_start_seconds": sum(serving.cold_start_seconds.values()),
             "usd_per_cold_start": serving.usd_per_cold_start,
@@ -107,7 +108,8 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
         "warnings": list(plan.warnings),
         "serving": {
             "instance_type": serving.instance_type,
-            "usd_per_hour": "unknown" if hourly is None else f"{hourly:.2f}",  # text: it becomes a tag
+            "usd_per_hour": _tag(hourly),
+            "usd_per_month": _tag(monthly),
             "instance_pools": requests.instance_pools([serving.instance_type, *serving.fallbacks])
             if serving.instance_type
             else [],
@@ -115,6 +117,10 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
             "container": container,
         },
     }
+
+
+def _tag(usd: float | None) -> str:
+    return "unknown" if usd is None else f"{usd:.2f}"
 
 
 def _candidate(item: Candidate, hyperparameters: dict[str, str], volume: int) -> dict[str, Any]:

@@ -228,7 +228,8 @@ def _update_endpoint(states: States) -> sfn.CustomState:
 
 
 def _endpoint_tags(states: States) -> list[dict[str, str]]:
-    return states.tags(usd_per_hour="{% $plan.serving.usd_per_hour %}")
+    dollars = {name: f"{{% $plan.serving.{name} %}}" for name in ("usd_per_hour", "usd_per_month")}
+    return states.tags(**dollars)
 
 
 def _wait_for_endpoint(states: States) -> Part:

@@ -75,10 +75,15 @@ def test_trains_passes_and_serves(cloud: Cloud, first: Outcome) -> None:
     assert packages["ModelPackageSummaryList"]
 
     endpoint_arn = cloud.wait_for_endpoint(endpoint)["EndpointArn"]
-    price = {"Key": "heartbeat:usd_per_hour", "Value": f"{record['plan']['serving']['usd_per_hour']:.2f}"}
-    assert price in cloud.client("sagemaker").list_tags(ResourceArn=endpoint_arn)["Tags"]
-    assert record["plan"]["endpoint"]["instances_while_updating"] == 2
-    assert record["plan"]["endpoint"]["usd_per_month"] == record["plan"]["endpoint"]["usd_per_hour"] * 730
+    planned = record["plan"]["endpoint"]
+    assert planned["usd_per_hour"] == record["plan"]["serving"]["usd_per_hour"]
+    assert planned["usd_per_month"] == planned["usd_per_hour"] * 730
+    assert planned["instances_while_updating"] == 2
+    tags = cloud.client("sagemaker").list_tags(ResourceArn=endpoint_arn)["Tags"]
+    for name in ("usd_per_hour", "usd_per_month"):
+        assert {"Key": f"heartbeat:{name}", "Value": f"{planned[name]:.2f}"} in tags
+    assert f"<dd>${planned['usd_per_hour']:,.2f}" in page
+    assert f"<dd>${planned['usd_per_month']:,.0f} of 730 hours" in page
 
 
 def record_of(cloud: Cloud) -> dict[str, Any]:

@@ -73,6 +73,7 @@ VARIABLES: dict[str, Any] = {
         "serving": {
             "instance_type": "ml.p4d.24xlarge",
             "usd_per_hour": "25.25",
+            "usd_per_month": "18432.50",
             "instance_pools": requests.instance_pools(["ml.p4d.24xlarge"]),
             "max_lora_rank": 16,
             "container": {"tensor_parallel_size": 8, "max_model_len": 8192},
