@@ -18,18 +18,20 @@ _OPENING = ["system", "user", "assistant", "tool", "assistant"]
 def ask(app: App, run: str, dataset_file: Path) -> Iterator[tuple[str, str]]:
     """(who, what they say), line by line: the question, the base's answer, then the tuned model's.
 
-    Where the tuned model calls a tool it gets the row's own result, and goes on.
+    Where the tuned model calls a tool it gets the row's own result, and goes on; the row's own call is shown too, so
+    that one sees whether the result is that of the model's.
     """
     plan = app.read_json(layout.Run(run).plan) or {}
     job = FineTuneJob.from_hyperparameters(plan.get("hyperparameters", {}))
     row = question(dataset_file, job)
-    system, user, _, tool = row["messages"][:4]
+    system, user, called, tool = row["messages"][:4]
     endpoint = Endpoint(name=app.endpoint_name, tools=row["tools"], max_tokens=96)
     yield "question", user["content"]
     yield requests.BASE_NAME, shown(endpoint.ask([system, user], requests.BASE_NAME))
     answer = endpoint.ask([system, user], requests.TUNED_NAME)
     yield requests.TUNED_NAME, shown(answer)
     if calls := answer.get("tool_calls"):
+        yield "right", shown(called)
         yield "tool", tool["content"]
         said = {"role": "assistant", "content": None, "tool_calls": calls}
         result = {**tool, "tool_call_id": calls[0]["id"]}

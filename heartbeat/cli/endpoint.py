@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -81,7 +81,10 @@ def _in_words() -> Iterator[None]:
 
 
 def shown(message: Message) -> str:
-    """What a message says, its tool calls as they would be written: `parquet_query(player="Nick Suzuki")`."""
+    """What a message says, its tool calls as they would be written: `parquet_query(player="Nick Suzuki")`.
+
+    Arguments may be an object, as a dataset may have them, or JSON text.
+    """
     calls = message.get("tool_calls") or []
     if calls:
         return "; ".join(_call(call["function"]) for call in calls)
@@ -89,9 +92,11 @@ def shown(message: Message) -> str:
 
 
 def _call(function: Message) -> str:
-    try:
-        arguments = json.loads(function["arguments"])
-    except ValueError:
-        return f"{function['name']}({function['arguments']})"
+    arguments = function["arguments"]
+    if isinstance(arguments, str):
+        with contextlib.suppress(ValueError):
+            arguments = json.loads(arguments)
+    if not isinstance(arguments, Mapping):  # a model may say anything
+        return f"{function['name']}({arguments})"
     given = ", ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in arguments.items())
     return f"{function['name']}({given})"

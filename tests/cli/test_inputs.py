@@ -134,6 +134,8 @@ def test_an_unknown_environment_is_named(project: Path) -> None:
             'parquet_query(player="Slafkovský", top=3)',
         ),
         ({"tool_calls": [{"function": {"name": "search", "arguments": "{broken"}}]}, "search({broken)"),
+        ({"tool_calls": [{"function": {"name": "find", "arguments": {"player": "Dobeš"}}}]}, 'find(player="Dobeš")'),
+        ({"tool_calls": [{"function": {"name": "find", "arguments": "3"}}]}, "find(3)"),
     ],
 )
 def test_an_answer_is_shown_as_one_reads_it(message: dict[str, Any], text: str) -> None:
