@@ -189,7 +189,7 @@ def _endpoint(record: Record) -> str:
         return ""
     hour, month = _number(planned["usd_per_hour"], "${:,.2f}"), _number(planned["usd_per_month"], "${:,.0f}")
     old = " (old price)" if serving.get("price_is_old") else ""
-    always = f"{month} of {planned['hours_per_month']:,.0f} hours{old}"
+    always = f"{month} for {planned['hours_per_month']:,.0f} hours{old}"
     rows = [
         ("Instances", f"{planned['instances']} {serving['instance_type']}"),
         ("An hour", hour + old),

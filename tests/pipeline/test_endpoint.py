@@ -83,7 +83,7 @@ def test_trains_passes_and_serves(cloud: Cloud, first: Outcome) -> None:
     for name in ("usd_per_hour", "usd_per_month"):
         assert {"Key": f"heartbeat:{name}", "Value": f"{planned[name]:.2f}"} in tags
     assert f"<dd>${planned['usd_per_hour']:,.2f}" in page
-    assert f"<dd>${planned['usd_per_month']:,.0f} of 730 hours" in page
+    assert f"<dd>${planned['usd_per_month']:,.0f} for 730 hours" in page
 
 
 def record_of(cloud: Cloud) -> dict[str, Any]:

@@ -89,10 +89,10 @@ PLANNED = {
 def test_it_says_what_the_endpoint_costs() -> None:
     plan = {"serving": {"instance_type": "ml.p4d.24xlarge"}, "endpoint": PLANNED}
     always = read(report.page(record(plan=plan)))
-    assert "1 ml.p4d.24xlarge An hour $25.25 A month $18,432 of 730 hours During an update 2 instances bill" in always
+    assert "1 ml.p4d.24xlarge An hour $25.25 A month $18,432 for 730 hours During an update 2 instances bill" in always
     assert "wake" not in always
     sleeps = read(report.page(record(plan={**plan, "endpoint": {**PLANNED, "scales_to_zero": True}})))
-    assert "at most $18,432 of 730 hours; nothing while it is asleep" in sleeps
+    assert "at most $18,432 for 730 hours; nothing while it is asleep" in sleeps
     assert "To wake it 15 min and $6.41 before the first answer" in sleeps
     unknown = {**PLANNED, "usd_per_hour": None, "usd_per_month": None}
     assert "An hour unknown" in read(report.page(record(plan={**plan, "endpoint": unknown})))
