@@ -88,13 +88,18 @@ class Variant:
         for additional in self.container.get("AdditionalModelDataSources") or []:
             place = opt_ml / "additional-model-data-sources" / additional["ChannelName"]
             self._download_source(s3, additional["S3DataSource"], place)
-            self._weaken(place / "adapter_config.json")
+            self._spoil(place)
 
-    def _weaken(self, path: Path) -> None:
-        strength = self.account.faults.now.endpoint.adapter_strength
-        if strength != 1 and path.exists():
-            config = json.loads(path.read_text())
-            path.write_text(json.dumps({**config, "lora_alpha": config["lora_alpha"] * strength}))
+    def _spoil(self, adapter: Path) -> None:
+        faults, file = self.account.faults.now.endpoint, adapter / "adapter_config.json"
+        if not file.exists():
+            return
+        if faults.adapter_missing:
+            shutil.rmtree(adapter)
+            adapter.mkdir()
+        elif faults.adapter_strength != 1:
+            config = json.loads(file.read_text())
+            file.write_text(json.dumps({**config, "lora_alpha": config["lora_alpha"] * faults.adapter_strength}))
 
     def _download_source(self, s3: Any, source: dict[str, Any], folder: Path) -> None:
         uri = source["S3Uri"]
@@ -167,6 +172,12 @@ class Variant:
             f"The primary container for {owner} did not pass the ping health check. Please check CloudWatch logs "
             f"for this {place}."
         )
+
+    def die(self) -> None:
+        """The container's processes are gone from one moment to the next."""
+        if self._process is not None:
+            signal_group(self._process, signal.SIGKILL)
+            self._process.wait()
 
     def end(self) -> None:
         """SIGTERM, then SIGKILL; the rest of the log is sent, and the folder goes."""

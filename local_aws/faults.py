@@ -22,8 +22,15 @@ class EndpointFaults:
     """/invocations answers this HTTP status, whatever the container would say."""
     delay_seconds: float = 0.0
     """Wait before an invocation is passed on."""
+    invoke_timeout_seconds: float = 60.0
+    """A container must answer within this, delay included; 60 s in SageMaker."""
+    dies_when_called: bool = False
+    """A container that was in service is killed by its next invocation."""
     adapter_strength: float = 1.0
-    """The lora_alpha of a new container's adapters is multiplied by this: live, but not what was trained."""
+    """The lora_alpha of a new container's adapters is multiplied by this: live, but not what was trained. At 0 it does
+    nothing, which is what comes of an adapter whose keys vLLM does not know."""
+    adapter_missing: bool = False
+    """The folders of a new container's adapters are empty."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,9 +16,6 @@ from local_aws.registry import SageMakerAccount
 
 COMPONENT_HEADER = "x-amzn-sagemaker-inference-component"
 _PART_BYTES = 1 << 16
-INVOKE_TIMEOUT_SECONDS = 60
-"""A container must answer within this, as in SageMaker."""
-
 _NO_HEADER = (
     "Inference Component Name header is required for endpoints to which you plan to deploy inference components. "
     "Please include Inference Component Name header or consider using SageMaker models."
@@ -158,7 +155,12 @@ class Invocations:
 
     def _ask(self, variant: Variant, body: bytes, headers: dict[str, str]) -> http.client.HTTPResponse:
         faults = self._account.faults.now.endpoint
-        time.sleep(faults.delay_seconds)
+        timeout = faults.invoke_timeout_seconds
+        time.sleep(min(faults.delay_seconds, timeout))
+        if faults.delay_seconds >= timeout:
+            raise self._no_response(variant, TimeoutError("timed out"))
+        if faults.dies_when_called:
+            variant.die()
         if faults.answer_status is not None:
             raise self._model_error(variant, faults.answer_status, "a fault was switched on")
         passed = {"Content-Type": headers.get("content-type", "application/octet-stream")}
@@ -168,7 +170,7 @@ class Invocations:
         url = f"http://127.0.0.1:{variant.port}/invocations"
         request = urllib.request.Request(url, data=body, method="POST", headers=passed)
         try:
-            answer: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=INVOKE_TIMEOUT_SECONDS)
+            answer: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=timeout - faults.delay_seconds)
             return answer
         except urllib.error.HTTPError as error:
             with error:

@@ -140,16 +140,22 @@ def test_a_run_without_answers_is_not_deployed(cloud: Cloud) -> None:
     assert_failed(cloud, outcome, "QualityGateFailed", "no answers were scored", "set EVAL_GENERATE_ROWS above 0")
 
 
-def test_an_endpoint_that_does_not_start(cloud: Cloud) -> None:
-    cloud.server.set_faults(endpoint={"crash_on_start": True})
+@pytest.mark.parametrize(
+    ("fault", "error", "says"),
+    [
+        ({"never_healthy": True}, "EndpointFailed", "heartbeat-dev is Failed"),
+        ({"adapter_missing": True}, "EndpointFailed", "health check"),
+        # As vLLM has it that ignores keys of another prefix.
+        ({"adapter_strength": 0}, "AcceptanceFailed", "the endpoint ignores the adapter"),
+        ({"dies_when_called": True}, "AcceptanceFailed", "Connection refused"),
+        ({"answer_status": 500}, "AcceptanceFailed", "500"),
+        ({"delay_seconds": 2, "invoke_timeout_seconds": 1}, "AcceptanceFailed", "timed out"),
+    ],
+)
+def test_an_endpoint_that_fails_is_taken_down(cloud: Cloud, fault: dict[str, Any], error: str, says: str) -> None:
+    cloud.server.set_faults(endpoint=fault)
     outcome = cloud.run(hyperparameters=QUICK)
-    assert_failed(cloud, outcome, "EndpointFailed", "heartbeat-dev is Failed", "health check")
-
-
-def test_an_endpoint_that_answers_with_errors(cloud: Cloud) -> None:
-    cloud.server.set_faults(endpoint={"answer_status": 500})
-    outcome = cloud.run(hyperparameters=QUICK)
-    assert_failed(cloud, outcome, "AcceptanceFailed", "500")
+    assert_failed(cloud, outcome, error, says)
 
 
 def test_stopping_the_execution_stops_the_job(cloud: Cloud) -> None:
