@@ -13,7 +13,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 from heartbeat.base_weights import is_token
 from training_code.errors import TrainingError
@@ -105,7 +105,7 @@ class Hub:
             except (ValueError, KeyError, TypeError) as error:
                 raise TrainingError(f"{self._url} answers what is no list of files ({error}); check hub_url") from None
 
-    def open(self, model: str, commit: str, name: str, start: int) -> BinaryIO:
+    def open(self, model: str, commit: str, name: str, start: int) -> http.client.HTTPResponse:
         """The file's bytes from `start` on; reading may raise OSError or HTTPException, or end early."""
         path = f"{model}/resolve/{commit}/{urllib.parse.quote(name)}"
         answer = self._open(path, model, commit, {"Range": f"bytes={start}-"} if start else {})
@@ -113,7 +113,7 @@ class Hub:
         if start and not (answer.status == 206 and given.startswith(f"bytes {start}-")):
             answer.close()
             raise Broken(f"{name}: the server does not go on at byte {start}")
-        return cast(BinaryIO, answer)
+        return answer
 
     def _open(
         self, path: str, model: str, revision: str, headers: dict[str, str] | None = None

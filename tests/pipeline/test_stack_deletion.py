@@ -103,7 +103,7 @@ def bring_slowly(cloud: Cloud) -> str:
     weights = Weights(cloud)
     weights.put_aside()
     weights.set_token(TOKEN)
-    cloud.hub.bytes_per_second = 20_000
+    cloud.hub.bytes_per_second = 100
     arn = weights.start()
     weights.wait_for_download()
     return str(cloud.wait_for_job(arn)["TrainingJobName"])
