@@ -160,11 +160,11 @@ def _invoke(runtime: Any, operation: str, endpoint: str, body: Mapping[str, Any]
         try:
             return call(**asked, **(component if endpoint in _OF_COMPONENTS else {}))
         except ClientError as error:
-            if not _wants_a_component(error):
+            if not _is_of_the_other_kind(error):
                 raise
-            # One that can scale to zero. Only it can say so to a caller who may do no more than ask.
-            _OF_COMPONENTS.add(endpoint)
-        return call(**asked, **component)
+        # Whether it can scale to zero only the endpoint itself can say to a caller who may do no more than ask.
+        _OF_COMPONENTS.symmetric_difference_update({endpoint})
+        return call(**asked, **(component if endpoint in _OF_COMPONENTS else {}))
     except ClientError as error:
         raise _explained(endpoint, error) from None
 
@@ -173,9 +173,9 @@ _OF_COMPONENTS: set[str] = set()
 """Endpoints that were found to host a component, so that they are asked rightly at once the next time."""
 
 
-def _wants_a_component(error: ClientError) -> bool:
-    # SageMaker has no code of its own for it.
-    return "inference component name header is required" in error.response["Error"].get("Message", "").lower()
+def _is_of_the_other_kind(error: ClientError) -> bool:
+    """Whether a component was named and there are none, or the reverse: SageMaker has no code of its own for it."""
+    return "inference component name header is" in error.response["Error"].get("Message", "").lower()
 
 
 def _explained(endpoint: str, error: ClientError) -> EndpointError | ClientError:

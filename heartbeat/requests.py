@@ -46,6 +46,13 @@ an ml.g5.xlarge, which has 16 GiB, took 1,024 and refused 4,096 (a field report,
 WAKE_PERIOD_SECONDS = 60
 """Of the metric by which an endpoint that is asleep learns that it was called."""
 
+START_LIMIT_SECONDS = 3600
+"""The longest that SageMaker lets a model's download take, and again its container's start."""
+_PATIENT_START = {
+    "ModelDataDownloadTimeoutInSeconds": START_LIMIT_SECONDS,
+    "ContainerStartupHealthCheckTimeoutInSeconds": START_LIMIT_SECONDS,
+}
+
 MAX_INSTANCE_POOLS = 5
 """SageMaker's limit of a variant (CreateEndpointConfig, API reference)."""
 
@@ -277,8 +284,7 @@ def create_endpoint_config(
                 **({"InstancePools": pools} if pools else {"InstanceType": instance_type}),
                 "InitialInstanceCount": num_instances,
                 "InitialVariantWeight": 1,
-                "ModelDataDownloadTimeoutInSeconds": 3600,
-                "ContainerStartupHealthCheckTimeoutInSeconds": 3600,
+                **_PATIENT_START,
                 "InferenceAmiVersion": INFERENCE_AMI,
             }
         ],
@@ -396,10 +402,7 @@ def component_specification(*, model: str, accelerators: int) -> Body:
             "NumberOfAcceleratorDevicesRequired": accelerators,
             "MinMemoryRequiredInMb": COPY_MEMORY_MB,
         },
-        "StartupParameters": {
-            "ModelDataDownloadTimeoutInSeconds": 3600,
-            "ContainerStartupHealthCheckTimeoutInSeconds": 3600,
-        },
+        "StartupParameters": _PATIENT_START,
     }
 
 

@@ -43,11 +43,8 @@ def model_of(component: Mapping[str, Any]) -> str:
 
 def is_awake(component: Mapping[str, Any]) -> bool:
     """Whether a copy of it answers."""
-    return component["InferenceComponentStatus"] == "InService" and copies(component) > 0
-
-
-def copies(component: Mapping[str, Any]) -> int:
-    return int(component.get("RuntimeConfig", {}).get("CurrentCopyCount", 0))
+    copies: int = component.get("RuntimeConfig", {}).get("CurrentCopyCount", 0)
+    return component["InferenceComponentStatus"] == "InService" and copies > 0
 
 
 def settled(name: str, deadline: float) -> dict[str, Any] | None:
@@ -59,14 +56,12 @@ def settled(name: str, deadline: float) -> dict[str, Any] | None:
     return found
 
 
-def end(name: str, deadline: float) -> bool:
-    """Deletes a component and waits until it is gone, as its endpoint can be deleted only then. False where there was
-    none. Raises StillChanging: SageMaker deletes none that it is making or changing."""
-    if settled(name, deadline) is None:
-        return False
-    aws.client("sagemaker").delete_inference_component(InferenceComponentName=name)
-    settled(name, deadline)
-    return True
+def end(name: str, deadline: float) -> None:
+    """Deletes a component, if there is one, and waits until it is gone, as its endpoint can be deleted only then.
+    Raises StillChanging: SageMaker deletes none that it is making or changing."""
+    if settled(name, deadline):
+        aws.client("sagemaker").delete_inference_component(InferenceComponentName=name)
+        settled(name, deadline)
 
 
 def names() -> list[str]:
@@ -123,6 +118,13 @@ def refuse_other(name: str, found: Mapping[str, Any], *, instance_type: str | No
         f"endpoint {name} {has}, and {needs}: {fix}, or delete the endpoint, which the next run makes again {again}:"
         f" {delete_command(name, hosts)}"
     )
+
+
+def require_instance(name: str, instance_type: str) -> None:
+    """Raises PlanRefused for an endpoint that hosts components on instances of another type."""
+    endpoint = endpoints.describe(name) if wanted() else None
+    if endpoint:
+        refuse_other(name, variant(endpoint["EndpointConfigName"]), instance_type=instance_type)
 
 
 def delete_command(name: str, hosts_components: bool) -> str:

@@ -51,8 +51,7 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
             base_uri=layout.uri(bucket, folder),
             max_lora_rank=job.max_lora_rank,
         )
-        name = run["endpoint_name"]
-        endpoint = served.served(name) if run["deploy"] else None
+        endpoint = served.served(run["endpoint_name"]) if run["deploy"] else None
         adapters, max_lora_rank = adapter.together(endpoint)
         serving = plan_serving(
             shape=shape,
@@ -64,8 +63,8 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
             adapters=len(adapters),
             max_lora_rank=max_lora_rank,
         )
-        if run["deploy"] and serving.instance_type:  # asked again, as its instance is known only now
-            served.served(name, instance_type=serving.instance_type)
+        if run["deploy"] and serving.instance_type:
+            components.require_instance(run["endpoint_name"], serving.instance_type)
         container = {"tensor_parallel_size": serving.tensor_parallel, "max_model_len": MAX_MODEL_LEN}
         replace(adapter, container=container).beside(endpoint)  # what does not fit is said before a dollar is spent
     except (SettingError, catalog.UnknownInstance) as error:

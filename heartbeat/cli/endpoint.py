@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from heartbeat import client
+from heartbeat import client, requests
 from heartbeat.cli import account, screen
 from heartbeat.cli.errors import Failed, UserError
 from heartbeat.client import Message
 
-WAKING_SECONDS = 2 * 3600
-"""The longest that SageMaker lets the download and the start of an endpoint's container take."""
+WAKING_SECONDS = 2 * requests.START_LIMIT_SECONDS
+"""The longest that the download and the start of an endpoint's container may take."""
 
 _Answer = TypeVar("_Answer")
 

@@ -383,6 +383,16 @@ def test_one_that_can_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     components.refuse_other("heartbeat-test", {"ModelName": "m", "InstanceType": "ml.g5.xlarge"})
 
 
+@pytest.mark.usefixtures("old")
+def test_another_instance_is_refused_as_soon_as_it_is_planned(zero: Zero, monkeypatch: pytest.MonkeyPatch) -> None:
+    components.require_instance(zero.name, INSTANCE)
+    components.require_instance("heartbeat-test-new", "ml.g5.xlarge")
+    with pytest.raises(PlanRefused, match=rf"is of {INSTANCE}, and the plan chose ml\.g5\.xlarge"):
+        components.require_instance(zero.name, "ml.g5.xlarge")
+    monkeypatch.delenv("SCALE_TO_ZERO")
+    components.require_instance(zero.name, "ml.g5.xlarge")
+
+
 # --- Scaling --------------------------------------------------------------------------------------------------
 
 

@@ -103,15 +103,18 @@ class OfComponents:
 
     def __init__(self, copies: int = 1) -> None:
         self.copies = copies
+        self.hosts = True
         self.asked: list[dict[str, Any]] = []
 
     def invoke_endpoint(self, **asked: Any) -> dict[str, Any]:
         self.asked.append(asked)
-        if "InferenceComponentName" not in asked:
-            raise failure("ValidationError", "Inference Component Name header is required for endpoints to which you …")
+        if ("InferenceComponentName" in asked) != self.hosts:
+            said = "is required for endpoints to which you …" if self.hosts else "is not allowed for endpoints to …"
+            raise failure("ValidationError", f"Inference Component Name header {said}")
         if not self.copies:
             raise failure("ValidationError", "Inference Component has no capacity to process this request. …")
-        answer = {"choices": [{"message": {"role": "assistant", "content": asked["InferenceComponentName"]}}]}
+        named = asked.get("InferenceComponentName", "none")
+        answer = {"choices": [{"message": {"role": "assistant", "content": named}}]}
         return {"Body": io.BytesIO(json.dumps(answer).encode())}
 
     invoke_endpoint_with_response_stream = invoke_endpoint
@@ -121,6 +124,14 @@ def test_a_component_is_found_once_and_asked_for_by_the_endpoints_name() -> None
     runtime = OfComponents()
     assert [ask("found-once", QUESTION, runtime=runtime)["content"] for _ in range(2)] == ["found-once"] * 2
     assert ["InferenceComponentName" in asked for asked in runtime.asked] == [False, True, True]
+
+
+def test_an_endpoint_that_was_made_again_without_components_is_asked_without() -> None:
+    runtime = OfComponents()
+    assert ask("made-again", QUESTION, runtime=runtime)["content"] == "made-again"
+    runtime.hosts = False
+    assert [ask("made-again", QUESTION, runtime=runtime)["content"] for _ in range(2)] == ["none"] * 2
+    assert ["InferenceComponentName" in asked for asked in runtime.asked[2:]] == [True, False, False]
 
 
 @pytest.mark.parametrize("call_it", [ask, stream])
