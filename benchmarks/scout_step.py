@@ -59,6 +59,7 @@ def measure(arguments: argparse.Namespace, where: torch.device, ranks: Ranks) ->
     dtype = devices.compute_dtype(where)
     placement = Placement(
         boundaries=arguments.boundaries,
+        micro_batch_tokens=arguments.batch * arguments.max_length,
         group_size=arguments.group,
         keep_dequantised=not arguments.dequantise_each_time,
     )
@@ -123,7 +124,7 @@ def measure(arguments: argparse.Namespace, where: torch.device, ranks: Ranks) ->
 def _part(arguments: argparse.Namespace, llama: Llama, ranks: Ranks, number: int) -> Part:
     """A step's conversations, as many as make the micro-batches of all ranks full."""
     chance = random.Random(number)
-    capacity = arguments.batch * arguments.max_length
+    capacity = llama.placement.micro_batch_tokens
     fill = FILL if arguments.lengths == "chat" else 1.0
     wanted, documents = round(capacity * arguments.micro_batches * ranks.world_size * fill), []
     vocabulary = llama.architecture.shape.vocabulary_size

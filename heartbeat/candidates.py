@@ -37,6 +37,10 @@ class Candidate:
     """The terms of `gpu_memory_needed_gib`."""
     host_terms_gib: Mapping[str, float]
     """The terms of `host_memory_needed_gib`."""
+    micro_batch_tokens: int
+    """Most that a GPU has in work at once."""
+    micro_batches: int
+    """Of a step, on each GPU."""
     seconds: Mapping[str, float]
     """The terms of `hours`; empty where they are unknown."""
     step_seconds: Mapping[str, float]
@@ -118,20 +122,25 @@ class Request:
 
 
 def _candidate(request: Request, instance: Instance, mode: str) -> Candidate:
-    shape, job, work = request.shape, request.job, request.work
-    layout = memory.fitting_layout(
-        shape, work, mode=mode, num_gpus=instance.num_gpus, host_gib=instance.host_memory_gib * memory.USABLE_HOST_SHARE
+    shape, job = request.shape, request.job
+    fit = memory.fit(
+        shape,
+        job,
+        request.work,
+        mode=mode,
+        num_gpus=instance.num_gpus,
+        gpu_gib=instance.gpu_memory_gib,
+        host_gib=instance.host_memory_gib * memory.USABLE_HOST_SHARE,
     )
-    gpu = memory.gpu_terms(shape, job, work, mode=mode, num_gpus=instance.num_gpus, layout=layout)
-    host = memory.host_terms(shape, work, mode=mode, num_gpus=instance.num_gpus, layout=layout)
+    gpu, host = fit.gpu, fit.host
     time = timing.estimate(
         shape,
         job,
-        work,
+        fit.work,
         instance,
         mode,
         request.calibration,
-        layout=layout,
+        layout=fit.layout,
         tokens_per_second=request.tokens_per_second.get(instance.instance_type),
     )
     quota = None if request.quotas is None else request.quotas.get(instance.instance_type, 0)
@@ -151,6 +160,8 @@ def _candidate(request: Request, instance: Instance, mode: str) -> Candidate:
         host_memory_gib=instance.host_memory_gib,
         memory_gib=gpu,
         host_terms_gib=host,
+        micro_batch_tokens=fit.work.micro_batch_tokens,
+        micro_batches=fit.work.micro_batches_per_gpu(instance.num_gpus),
         seconds=time.run if time else {},
         step_seconds=time.step if time else {},
         step_flops=time.work.flops if time else {},

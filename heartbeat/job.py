@@ -63,10 +63,11 @@ class FineTuneJob:
     """Optimizer steps."""
 
     per_device_batch_size: int = _setting(2, whole=True, at_least=1, at_most=1024)
-    """Sequences in a micro-batch."""
+    """With GRADIENT_ACCUMULATION_STEPS, by which it is multiplied, the sequences of a step. How many of them a GPU is
+    given at once is a matter of its memory (`heartbeat.memory.fit`), and changes no step."""
 
     gradient_accumulation_steps: int = _setting(32, whole=True, at_least=1, at_most=65_536)
-    """Micro-batches in an optimizer step, over all GPUs together."""
+    """By what PER_DEVICE_BATCH_SIZE is multiplied, over all GPUs together."""
 
     max_length: int = _setting(
         4096,

@@ -9,12 +9,13 @@ Held against the trainer's measurements in benchmarks/results: `python -m heartb
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from heartbeat.job import FineTuneJob
 from heartbeat.scout import ModelShape
-from heartbeat.workload import Workload
+from heartbeat.workload import Workload, micro_batch_sizes
 
 GIB = 2**30
 
@@ -42,14 +43,62 @@ class Layout:
     group_size: int = 8
 
 
-def fitting_layout(shape: ModelShape, work: Workload, *, mode: str, num_gpus: int, host_gib: float) -> Layout:
-    """The largest group whose boundaries the host has memory for; the smallest where none has.
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """How a run is laid out on a machine, and what that needs of it."""
 
-    A larger group saves little more: with 8, dequantising takes 2% of a step on an H100 (docs/performance.md).
+    work: Workload
+    """In micro-batches of the size that was found."""
+    layout: Layout
+    gpu: Mapping[str, float]
+    """As `gpu_terms`."""
+    host: Mapping[str, float]
+    """As `host_terms`."""
+
+    def is_within(self, *, gpu_gib: float, host_gib: float) -> bool:
+        return sum(self.gpu.values()) <= gpu_gib and sum(self.host.values()) <= host_gib
+
+
+def fit(
+    shape: ModelShape,
+    job: FineTuneJob,
+    work: Workload,
+    *,
+    mode: str,
+    num_gpus: int,
+    gpu_gib: float,
+    host_gib: float,
+    weight_format: str = "nf4",
+) -> Fit:
+    """The largest micro-batches that a GPU has memory for, and the largest group of them that the host has it for.
+
+    Where there is no room at all, what needs least. Neither changes a step: it is the same conversations, and their
+    sum. Fewer micro-batches are fewer kernels to start, which is what small ones wait for; a larger group has layers
+    dequantised less often, and saves little more: with 8, that takes 2% of a step on an H100 (docs/performance.md).
     """
-    layouts = [Layout(group_size=size) for size in range(Layout.group_size, 0, -1)]
-    needed = (sum(host_terms(shape, work, mode=mode, num_gpus=num_gpus, layout=layout).values()) for layout in layouts)
-    return next((layout for layout, gib in zip(layouts, needed, strict=True) if gib <= host_gib), layouts[-1])
+    for tokens in micro_batch_sizes(work.max_length):
+        found = _fit(shape, job, replace(work, micro_batch_tokens=tokens), mode, num_gpus, host_gib, weight_format)
+        if found.is_within(gpu_gib=gpu_gib, host_gib=host_gib):
+            break
+    return found
+
+
+def _fit(
+    shape: ModelShape,
+    job: FineTuneJob,
+    work: Workload,
+    mode: str,
+    num_gpus: int,
+    host_gib: float,
+    weight_format: str,
+) -> Fit:
+    for size in range(Layout.group_size, 0, -1):
+        layout = Layout(group_size=size)
+        host = host_terms(shape, work, mode=mode, num_gpus=num_gpus, layout=layout)
+        if sum(host.values()) <= host_gib:
+            break
+    gpu = gpu_terms(shape, job, work, mode=mode, num_gpus=num_gpus, weight_format=weight_format, layout=layout)
+    return Fit(work=work, layout=layout, gpu=gpu, host=host)
 
 
 def gpu_terms(
@@ -86,9 +135,14 @@ def gpu_terms(
         "workspace": _workspace(shape, tokens, dequantises=mode != "resident" or weight_format != "bf16"),
     }
     gib = {name: value / GIB for name, value in terms.items()}
-    gib["context"] = CONTEXT_GIB + (COMMUNICATION_GIB if num_gpus > 1 else 0.0)
+    gib["context"] = context_gib(num_gpus)
     gib["margin"] = MARGIN * sum(gib.values())
     return gib
+
+
+def context_gib(num_gpus: int) -> float:
+    """What a process takes of its GPU before it does anything."""
+    return CONTEXT_GIB + (COMMUNICATION_GIB if num_gpus > 1 else 0.0)
 
 
 def host_terms(

@@ -216,14 +216,7 @@ def _smaller_job(request: Request, instance: Instance) -> tuple[int, str] | None
     """The least change of the job's settings that makes it fit on this instance: the steps it keeps, and in words."""
     job = request.job
     changes: list[dict[str, Any]] = [{"eval_every_steps": job.max_steps}]
-    batch, length = job.per_device_batch_size, job.max_length
-    while batch > 1:
-        # The same step in more, smaller pieces; an odd number's half would be another step.
-        if batch % 2:
-            break
-        batch //= 2
-        pieces = job.global_batch_size // batch
-        changes.append({"per_device_batch_size": batch, "gradient_accumulation_steps": pieces})
+    length = job.max_length
     while length // 2 >= max(request.stats.longest_row_tokens, 256):
         length //= 2
         changes.append({"max_length": length})

@@ -9,6 +9,16 @@ from heartbeat import probes
 from heartbeat.dataset import DatasetStats
 from heartbeat.job import FineTuneJob
 
+MICRO_BATCH_TOKENS = 8192
+"""More gain an H100 nothing; with 4,096 its kernels take about as long as starting them (`step_work.LAUNCH_SECONDS`,
+docs/performance.md)."""
+
+
+def micro_batch_sizes(max_length: int) -> list[int]:
+    """Tokens that a GPU may be given at once, the most first: whole sequences of MAX_LENGTH, one at least."""
+    most = max(1, MICRO_BATCH_TOKENS // max_length)
+    return [sequences * max_length for sequences in range(most, 0, -1)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
@@ -21,7 +31,8 @@ class Workload:
     step_rows: int
     """Rows of an optimizer step, over all GPUs together."""
     micro_batch_tokens: int
-    """Most tokens that a GPU has in work at once: PER_DEVICE_BATCH_SIZE packed sequences of MAX_LENGTH."""
+    """Most tokens that a GPU has in work at once. Not PER_DEVICE_BATCH_SIZE sequences of MAX_LENGTH: conversations are
+    packed without padding, so what a step sums up does not depend on it (`memory.fit` chooses)."""
     max_length: int
     max_steps: int
     supervised_share: float = 1.0
@@ -46,7 +57,7 @@ class Workload:
             heldout_rows=heldout,
             tokens_per_row=mean,
             step_rows=job.global_batch_size,
-            micro_batch_tokens=job.per_device_batch_size * job.max_length,
+            micro_batch_tokens=micro_batch_sizes(job.max_length)[0],
             max_length=job.max_length,
             max_steps=job.max_steps,
             supervised_share=supervised / stats.tokens if stats.tokens else 1.0,

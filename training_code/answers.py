@@ -16,7 +16,7 @@ from heartbeat.durations import about
 from heartbeat.job import FineTuneJob
 from training_code.clock import Clock
 from training_code.environment import write_json
-from training_code.generate import PREFILL_TOKENS, Interrupted, cache_bytes, generate
+from training_code.generate import Interrupted, cache_bytes, generate
 from training_code.llama import Llama
 from training_code.questions import Questions
 from training_code.ranks import Ranks
@@ -183,7 +183,6 @@ class Asking:
                     batch_size=together,
                     ranks=self.ranks,
                     progress=told.of_batch(len(ids), len(batch), self.ranks.world_size),
-                    prefill_tokens=min(PREFILL_TOKENS, self.job.per_device_batch_size * self.job.max_length),
                     interrupted=too_late,
                 )
             except Interrupted:

@@ -45,7 +45,9 @@ def of_run(
     )
     if not alike:
         return None
-    layout = memory.Layout(boundaries=arrangement.placement.boundaries, group_size=arrangement.placement.group_size)
+    placement = arrangement.placement
+    layout = memory.Layout(boundaries=placement.boundaries, group_size=placement.group_size)
+    work = replace(work, micro_batch_tokens=placement.micro_batch_tokens)
     terms = memory.gpu_terms(
         shape,
         job,

@@ -19,9 +19,6 @@ from training_code.layer import Places, run_layer
 from training_code.llama import Llama
 from training_code.ranks import Ranks
 
-PREFILL_TOKENS = 8192
-"""Of prompts that go through a layer together, as in a micro-batch of training; a longer prompt goes alone."""
-
 
 class Interrupted(Exception):  # noqa: N818 (no error: somebody asked for it)
     """Generation was left before its end, by all ranks at the same token."""
@@ -38,7 +35,6 @@ def generate(
     batch_size: int,
     ranks: Ranks | None = None,
     progress: Callable[[int], None] | None = None,
-    prefill_tokens: int = PREFILL_TOKENS,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> list[list[int]]:
     """The likeliest next token again and again after each prompt (token ids); answers in the order of the prompts.
@@ -50,8 +46,8 @@ def generate(
     `batch_size`: prompts that are answered together, on each rank. A row that has ended leaves its batch; its place
     is not taken by another. Under several `ranks` all call this with the same arguments, each answers its share of
     the prompts, walking the layers as often as the others, and all return all answers. `progress` is told how many of
-    this rank's prompts are answered, whenever there are more. `prefill_tokens` as PREFILL_TOKENS, for GPUs with less
-    room. `interrupted` is asked before each token; where it says so on any rank, all raise Interrupted.
+    this rank's prompts are answered, whenever there are more. `interrupted` is asked before each token; where it
+    says so on any rank, all raise Interrupted.
 
     Raises ValueError for an empty prompt, a token that the model does not know, and sizes that make no sense.
     """
@@ -69,7 +65,7 @@ def generate(
         members = mine[start : start + batch_size]
         batch = _Batch(llama, [prompts[number] for number in members], max_new_tokens, adapted)
         _go_on(ranks, bool(members), interrupted(), llama.device)
-        said = batch.read(prefill_tokens)
+        said = batch.read(llama.placement.micro_batch_tokens)
         while True:
             for number, token in zip(members, said, strict=True):
                 answers[number].append(token)

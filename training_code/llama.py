@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch.nn import functional
 
+from heartbeat.workload import MICRO_BATCH_TOKENS
 from training_code.architecture import Architecture
 from training_code.attention import Documents
 from training_code.batches import MicroBatch
@@ -27,11 +29,13 @@ from training_code.lora_weights import NO_LORA, LayerLora, LoraWeights
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """How a model is laid out in memory; no figure depends on it."""
+    """How a model and its work are laid out in memory; but for rounding, no figure depends on it."""
 
     boundaries: Place = "device"
+    micro_batch_tokens: int = MICRO_BATCH_TOKENS
+    """Most that a micro-batch is given."""
     group_size: int = 1
-    """Micro-batches that go through a layer together."""
+    """Micro-batches that go through a layer together, at most."""
     keep_dequantised: bool = True
     """Whether all of a layer's matrices exist dequantised while it is in use."""
     graph_tokens: int = 0
@@ -123,10 +127,10 @@ class Llama:
         `interrupted` says so; it is asked before every layer.
         """
         groups = self._groups(batches, num_batches)
-        total = torch.zeros((), device=self.device)
+        total, first = torch.zeros((), device=self.device), 0
         for index, group in enumerate(groups):
-            first = index * self.placement.group_size
             seeds = [f"{seed}:{number}" for number in range(first, first + len(group))]
+            first += len(group)
             done = after_layer if index == len(groups) - 1 else None
             found = self._accumulate_group(group, seeds, done, interrupted, mark or _unmarked)
             if found is None:
@@ -189,9 +193,13 @@ class Llama:
         return total
 
     def _groups(self, batches: Sequence[MicroBatch], num_batches: int) -> list[Sequence[MicroBatch]]:
-        """The last may be empty."""
-        size = self.placement.group_size
-        return [batches[start : start + size] for start in range(0, max(1, num_batches), size)]
+        """As few as may be, and of like size: a layer on its way has something to hide behind in each.
+
+        A rank with fewer micro-batches than `num_batches` has none for some.
+        """
+        number = max(1, -(-num_batches // self.placement.group_size))
+        ends = [num_batches * index // number for index in range(number + 1)]
+        return [batches[start:end] for start, end in pairwise(ends)]
 
     def _start(self, group: Sequence[MicroBatch]) -> list[_State]:
         states = []

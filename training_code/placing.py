@@ -14,7 +14,7 @@ from heartbeat.candidates import MODES
 from heartbeat.job import FineTuneJob
 from heartbeat.memory import GIB
 from heartbeat.scout import ModelShape
-from heartbeat.workload import Workload
+from heartbeat.workload import Workload, micro_batch_sizes
 from training_code.data import Data
 from training_code.errors import TrainingError
 from training_code.llama import Placement
@@ -55,7 +55,7 @@ class Arrangement:
         devices = "the CPU" if device.type == "cpu" else f"{ranks.world_size} x {torch.cuda.get_device_name(device)}"
         return (
             f"{self.mode} ({where}), weights {weights}, computing in {str(dtype).removeprefix('torch.')} on {devices}, "
-            f"{self.placement.group_size} micro-batches at a time"
+            f"{self.placement.group_size} micro-batches of {self.placement.micro_batch_tokens:,} tokens at a time"
         )
 
 
@@ -83,30 +83,45 @@ def choose(
 def _choose(
     job: FineTuneJob, shape: ModelShape, work: Workload, device: torch.device, ranks: Ranks, *, is_quantised: bool
 ) -> Arrangement:
-    free, host_gib = _free_device_bytes(device), _free_host_bytes() * LOADABLE_SHARE_OF_HOST * ranks.num_hosts / GIB
+    free_gib = _free_device_bytes(device) / GIB
+    # CUDA's context exists already: it is not among what is free.
+    context_gib = memory.context_gib(ranks.world_size)
+    gpu_gib = free_gib + context_gib
+    host_gib = _free_host_bytes() * LOADABLE_SHARE_OF_HOST * ranks.num_hosts / GIB
     formats = ("nf4",) if is_quantised else ("bf16", "nf4")
     modes = MODES if job.mode == "auto" else (job.mode,)
     short: list[str] = []
     for weight_format in formats:
+        found: list[Arrangement] = []
         for mode in modes:
             if (mode == "sharded" and ranks.world_size == 1) or (weight_format == "bf16" and mode != "resident"):
                 continue
-            layout = memory.fitting_layout(shape, work, mode=mode, num_gpus=ranks.world_size, host_gib=host_gib)
-            terms = memory.gpu_terms(
-                shape, job, work, mode=mode, num_gpus=ranks.world_size, weight_format=weight_format, layout=layout
+            fit = memory.fit(
+                shape,
+                job,
+                work,
+                mode=mode,
+                num_gpus=ranks.world_size,
+                gpu_gib=gpu_gib,
+                host_gib=host_gib,
+                weight_format=weight_format,
             )
-            # CUDA's context exists already: it is not among what is free.
-            gpu = sum(terms.values()) - terms["context"]
-            host = sum(memory.host_terms(shape, work, mode=mode, num_gpus=ranks.world_size, layout=layout).values())
-            if gpu * GIB <= free and host <= host_gib:
-                placement = Placement(boundaries=layout.boundaries, group_size=layout.group_size)
-                return Arrangement(mode=mode, weight_format=weight_format, placement=placement)
-            short.append(f"{mode} as {weight_format}: {gpu:.1f} and {host / ranks.num_hosts:.0f} GiB")
+            if fit.is_within(gpu_gib=gpu_gib, host_gib=host_gib):
+                placement = Placement(
+                    boundaries=fit.layout.boundaries,
+                    micro_batch_tokens=fit.work.micro_batch_tokens,
+                    group_size=fit.layout.group_size,
+                )
+                found.append(Arrangement(mode=mode, weight_format=weight_format, placement=placement))
+            gpu, host = sum(fit.gpu.values()) - context_gib, sum(fit.host.values()) / ranks.num_hosts
+            short.append(f"{mode} as {weight_format}: {gpu:.1f} and {host:.0f} GiB")
+        if found:
+            # Of several the first; but moving weights costs less than many small micro-batches do.
+            return max(found, key=lambda one: one.placement.micro_batch_tokens)
     raise TrainingError(
-        f"the job needs more than the {free / GIB:.1f} GiB that are free on a GPU or the "
-        f"{host_gib / ranks.num_hosts:.0f} GiB that may be used of its host ({'; '.join(short)}); lower "
-        "PER_DEVICE_BATCH_SIZE (and raise GRADIENT_ACCUMULATION_STEPS as much) or MAX_LENGTH, or choose an instance "
-        "with more memory"
+        f"the job needs more than the {free_gib:.1f} GiB that are free on a GPU or the "
+        f"{host_gib / ranks.num_hosts:.0f} GiB that may be used of its host ({'; '.join(short)}); lower MAX_LENGTH, or "
+        "choose an instance with more memory"
     )
 
 
@@ -116,7 +131,11 @@ def _on_cpu(job: FineTuneJob, shape: ModelShape, ranks: Ranks, is_quantised: boo
     # What is not quantised is computed in f32, which is twice what bf16 takes.
     needed = shape.text_bytes(weight_format) * (1 if is_quantised else 2)
     require_host_memory(shape, needed * (ranks.world_size if mode == "resident" else 1))
-    placement = Placement(group_size=CPU_GROUP, graph_tokens=_graph_tokens(shape) if mode == "resident" else 0)
+    placement = Placement(
+        micro_batch_tokens=job.per_device_batch_size * job.max_length,  # nothing waits for kernels to start
+        group_size=CPU_GROUP,
+        graph_tokens=_graph_tokens(shape) if mode == "resident" else 0,
+    )
     return Arrangement(mode=mode, weight_format=weight_format, placement=placement)
 
 
@@ -147,7 +166,7 @@ def workload(job: FineTuneJob, rows: Data) -> Workload:
         heldout_rows=len(rows.heldout),
         tokens_per_row=tokens / len(rows.training),
         step_rows=job.global_batch_size,
-        micro_batch_tokens=job.per_device_batch_size * job.max_length,
+        micro_batch_tokens=micro_batch_sizes(job.max_length)[0],
         max_length=job.max_length,
         max_steps=job.max_steps,
         supervised_share=sum(row.num_supervised for row in rows.training) / tokens,

@@ -99,7 +99,7 @@ class Run:
     def _part(self, rows: list[Encoded]) -> Part:
         return part_of(
             rows,
-            capacity=self.job.per_device_batch_size * self.job.max_length,
+            capacity=self.llama.placement.micro_batch_tokens,
             rank=self.ranks.rank,
             world_size=self.ranks.world_size,
         )

@@ -59,13 +59,11 @@ def main() -> int:
         return environment.fail(str(error))
     except torch.OutOfMemoryError as error:
         return environment.fail(
-            f"out of GPU memory: lower PER_DEVICE_BATCH_SIZE (and raise GRADIENT_ACCUMULATION_STEPS as much) or "
-            f"MAX_LENGTH, or choose an instance with more; {error}",
+            f"out of GPU memory: set MODE=streamed, lower MAX_LENGTH, or choose an instance with more; {error}",
         )
     except MemoryError as error:
         return environment.fail(
-            f"out of host memory: lower PER_DEVICE_BATCH_SIZE (and raise GRADIENT_ACCUMULATION_STEPS as much), or "
-            f"choose an instance with more; {error}",
+            f"out of host memory: lower MAX_LENGTH, or choose an instance with more; {error}",
         )
     except OSError as error:
         if error.errno != errno.ENOSPC:

@@ -79,7 +79,8 @@ def _candidate(candidate: Candidate, job: FineTuneJob) -> None:
     if candidate.hours is None or candidate.seconds_per_step is None:
         screen.say("  Nothing is known of its speed.")
         return
-    work = _table("one GPU's step", "")
+    size = f"{candidate.micro_batches} x {candidate.micro_batch_tokens:,} tokens at most"
+    work = _table(f"one GPU's step, {size}", "")
     for part, flops in candidate.step_flops.items():
         work.add_row(_words(part), f"{flops / 1e15:.3f} PFLOP")
     for part, num_bytes in candidate.step_bytes.items():

@@ -192,10 +192,9 @@ def _budget(usd: float | None) -> float | None:
 
 
 def _show(name: str, shape: ModelShape, job: FineTuneJob, plan: Plan, quotas_note: str) -> None:
-    tokens = f"{plan.tokens_per_step:,.0f} tokens"
     screen.say(
         f"{name} on a model of {_count(shape.total_parameters)} parameters: {job.max_steps} steps of"
-        f" {job.global_batch_size} rows, about {tokens} each; {plan.passes:,.1f} passes"
+        f" {job.global_batch_size} rows (about {plan.tokens_per_step:,.0f} tokens); {plan.passes:,.1f} passes"
     )
     screen.say()
     screen.console().print(_table(plan))

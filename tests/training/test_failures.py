@@ -226,8 +226,11 @@ def test_a_disk_that_takes_no_more_leaves_the_last_checkpoint_whole(
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "out of GPU memory: lower PER_"),
-        (MemoryError("0.1 GiB of host memory cannot be page-locked"), "out of host memory: lower PER_"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+            "out of GPU memory: set MODE=streamed, lower MAX_LENGTH",
+        ),
+        (MemoryError("0.1 GiB of host memory cannot be page-locked"), "out of host memory: lower MAX_LENGTH"),
     ],
     ids=["GPU", "host"],
 )

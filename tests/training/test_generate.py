@@ -161,9 +161,10 @@ def test_nobody_else_in_a_batch_changes_an_answer(
     name: str, lengths: list[int], batch_size: int, num_new: int, stop_ids: set[int], room: int
 ) -> None:
     """Whoever leaves it early, and however prompts are packed to be read."""
-    asked = prompts(lengths)
-    options = {"max_new_tokens": num_new, "stop_ids": stop_ids, "batch_size": batch_size, "prefill_tokens": room}
-    found = say(_model(name), asked, adapted=True, **options)
+    asked, llama = prompts(lengths), _model(name)
+    llama.placement = Placement(micro_batch_tokens=room)
+    options = {"max_new_tokens": num_new, "stop_ids": stop_ids, "batch_size": batch_size}
+    found = say(llama, asked, adapted=True, **options)
     for prompt, answer in zip(asked, found, strict=True):
         whole = _said_alone(name, tuple(prompt))[:num_new]
         stop = next((place for place, token in enumerate(whole) if token in stop_ids), num_new)
@@ -192,8 +193,9 @@ def test_one_walk_gives_every_row_a_token_and_rows_that_have_ended_leave(monkeyp
         return run_layer(x, *rest)
 
     monkeypatch.setattr(module, "run_layer", watched)
+    llama.placement = Placement(micro_batch_tokens=40)
     told: list[int] = []
-    said = say(llama, prompts(), stop_ids=[stop], batch_size=100, prefill_tokens=40, progress=told.append)
+    said = say(llama, prompts(), stop_ids=[stop], batch_size=100, progress=told.append)
     assert said == [answer[: answer.index(stop) + 1] if stop in answer else answer for answer in whole]
     lengths = [len(answer) for answer in said]
     assert min(lengths) < max(lengths)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -100,7 +101,7 @@ def gradient_by_document(llama: Llama) -> torch.Tensor:
         Placement(group_size=100, keep_dequantised=False),
         Placement(group_size=7, boundaries="host"),
         Placement(group_size=3, graph_tokens=1000),
-        Placement(group_size=3, graph_tokens=70),  # kept of the second group and the last, anew of the first
+        Placement(group_size=3, graph_tokens=50),  # kept of the first group and the last, anew of the second
     ],
     ids=str,
 )
@@ -114,6 +115,21 @@ def test_layer_major_order_changes_no_bit_of_a_gradient(placement: Placement, qu
     one, other = made.values()
     assert one.abs().sum() > 0
     assert torch.equal(one, other)
+
+
+def test_groups_are_of_like_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer on its way hides behind a group's work, and one micro-batch of a few tokens would not be enough."""
+    llama = build(meta.load("scout"), placement=Placement(group_size=5))
+    pieces: list[int] = []
+
+    def watched(order: Sequence[int], **options: Any) -> Any:
+        pieces.append(options["pieces"])
+        return walk(order, **options)
+
+    walk = llama.walk
+    monkeypatch.setattr(llama, "walk", watched)
+    gradients(llama, [batch([document]) for document in documents()])
+    assert pieces == [3, 3, 4, 4]  # up and down
 
 
 def test_the_recomputed_forward_drops_what_the_first_dropped() -> None:

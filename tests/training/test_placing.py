@@ -26,7 +26,8 @@ def chosen(
     monkeypatch.setattr(placing, "_free_device_bytes", lambda _: int(gpu_gib * GIB))
     monkeypatch.setattr(placing, "_free_host_bytes", lambda: int(host_gib * GIB))
     monkeypatch.setattr(Ranks, "text_of_first", lambda _self, text, _device: text)
-    row = Encoded(list(range(4096)), [True] * 4096)
+    length = FineTuneJob(**job).max_length
+    row = Encoded(list(range(length)), [True] * length)
     rows = Data(
         training=[row] * 80,
         heldout=[],
@@ -57,6 +58,30 @@ def test_on_one_gpu(monkeypatch: pytest.MonkeyPatch, gpu_gib: float, host_gib: f
     assert found.placement.boundaries == "host"
 
 
+@pytest.mark.parametrize(
+    ("gpu_gib", "max_length", "tokens"),
+    [(79, 4096, 8192), (79, 1000, 8000), (79, 5000, 5000), (12, 4096, 4096)],
+)
+def test_micro_batches_are_as_large_as_there_is_memory_for(
+    monkeypatch: pytest.MonkeyPatch, gpu_gib: float, max_length: int, tokens: int
+) -> None:
+    """Whatever PER_DEVICE_BATCH_SIZE says: the step's conversations are packed without padding."""
+    for batch in (1, 4):
+        job: dict[str, Any] = {
+            "per_device_batch_size": batch,
+            "gradient_accumulation_steps": 64 // batch,
+            "max_length": max_length,
+        }
+        assert chosen(monkeypatch, gpu_gib, 240, **job).placement.micro_batch_tokens == tokens
+
+
+def test_large_micro_batches_are_worth_moving_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = chosen(monkeypatch, 65, 240)
+    assert (found.mode, found.placement.micro_batch_tokens) == ("streamed", 8192)
+    insisted = chosen(monkeypatch, 65, 240, mode="resident")
+    assert (insisted.mode, insisted.placement.micro_batch_tokens) == ("resident", 4096)
+
+
 def test_on_several_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     p4d, g5 = Ranks(0, 8, 0), Ranks(0, 4, 0)
     assert chosen(monkeypatch, 39, 1100, p4d).mode == "sharded"
@@ -77,7 +102,7 @@ def test_what_fits_nowhere_is_refused_with_the_sizes(
     monkeypatch: pytest.MonkeyPatch, gpu_gib: float, host_gib: float
 ) -> None:
     with pytest.raises(
-        TrainingError, match=r"(?s)needs more than .*resident as nf4: 6.* streamed as nf4: 1.* lower PER_"
+        TrainingError, match=r"(?s)needs more than .*resident as nf4: 6.* streamed as nf4: 1.* lower MAX_LENGTH"
     ):
         chosen(monkeypatch, gpu_gib, host_gib)
 

@@ -126,14 +126,24 @@ def test_evaluation_is_given_up_before_training_is() -> None:
     assert "EVAL_EVERY_STEPS=400 instead of 50" in refusal
 
 
-def test_memory_that_a_smaller_micro_batch_saves_is_offered() -> None:
-    known = CATALOG.get("ml.p5.4xlarge")
-    job = {"PER_DEVICE_BATCH_SIZE": 4, "GRADIENT_ACCUMULATION_STEPS": 16, "MODE": "resident", "EVAL_EVERY_STEPS": 400}
-    tight = Catalog({"ml.p5.4xlarge": replace(known, gpu_memory_gib=70.0)})
-    refusal = plan(catalog=tight, instance_types=["ml.p5.4xlarge"], job=job).refusal or ""
-    assert " more than its 70.0" in refusal
-    fix = "PER_DEVICE_BATCH_SIZE=2 instead of 4, GRADIENT_ACCUMULATION_STEPS=32 instead of 16"
-    assert fix in refusal
+def test_micro_batches_are_what_there_is_memory_for() -> None:
+    known, job = CATALOG.get("ml.p5.4xlarge"), {"MODE": "resident", "MAX_LENGTH": 2048}
+    sizes = {}
+    for gib in (79.0, 66.0, 64.5):
+        tight = Catalog({"ml.p5.4xlarge": replace(known, gpu_memory_gib=gib)})
+        (candidate,) = plan(catalog=tight, instance_types=["ml.p5.4xlarge"], job=job).considered
+        assert candidate.gpu_memory_needed_gib <= gib
+        sizes[gib] = candidate.micro_batch_tokens
+    assert list(sizes.values()) == [8192, 4096, 2048]
+
+
+def test_how_a_step_is_written_changes_no_plan() -> None:
+    """64 sequences are 64 sequences: what a GPU is given at once is not PER_DEVICE_BATCH_SIZE of them."""
+    written = [
+        plan(job={"PER_DEVICE_BATCH_SIZE": batch, "GRADIENT_ACCUMULATION_STEPS": 64 // batch}).considered
+        for batch in (1, 2, 64)
+    ]
+    assert written[0] == written[1] == written[2]
 
 
 def test_the_budget_is_kept() -> None:
