@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import random
+import shutil
 from pathlib import Path
 
+import pytest
 import torch
 
+from benchmarks import demo_learns
 from examples.tiny_base import corpus, make
 from examples.tiny_base import probes as tiny_probes
 from heartbeat import probes
 from heartbeat.chat import END_OF_TURN, render
+from heartbeat.dataset import read
 from heartbeat.job import FineTuneJob
 from heartbeat.scout import ModelShape
 from serving.engine import Engine
@@ -118,12 +123,45 @@ def test_corpus_is_seeded_and_knows_nothing_of_stanleys_tools() -> None:
         assert "You are Stanley" not in text
 
 
-def test_recipe_writes_what_the_trainer_reads(tmp_path: Path) -> None:
-    make.BPE_CONVERSATIONS, before = 200, make.BPE_CONVERSATIONS
-    try:
-        make.write_tokenizer(tmp_path)
-    finally:
-        make.BPE_CONVERSATIONS = before
+def tokens_of_its_own_text(folder: Path) -> torch.Tensor:
+    """How often each token is met, as it is pre-trained."""
+    counts = torch.zeros(ChatTokenizer(folder).num_tokens, dtype=torch.int64)
+    for ids, _ in itertools.islice(make._Stream(folder, make.BATCH), 30):  # a million tokens
+        counts += torch.bincount(ids.flatten(), minlength=len(counts))
+    return counts
+
+
+def test_what_the_demo_reads_is_made_of_tokens_that_it_has_met() -> None:
+    """A token that pre-training never showed is a word that it can neither read nor say, whatever it is tuned on."""
+    tokenizer, met = ChatTokenizer(FOLDER), tokens_of_its_own_text(FOLDER) > 0
+    with demo_learns.STANLEY.open("rb") as lines:
+        rows = [tokenizer.encode(render(row["messages"], row.get("tools"))).ids for row in read(lines)]
+    ids = torch.tensor([token for row in rows for token in row])
+    assert met[ids].float().mean() > 0.995
+
+
+def test_rare_tokens_are_dropped_and_no_text_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(make, "TOKENS_COUNTED", 200_000)
+    monkeypatch.setattr(make, "LEAST_OFTEN", 1e-4)
+    shutil.copyfile(FOLDER / "tokenizer.json", tmp_path / "tokenizer.json")
+    assert make.drop_rare_tokens(tmp_path) > 1000
+    before, after = ChatTokenizer(FOLDER), ChatTokenizer(tmp_path)
+    assert after.num_tokens == before.num_tokens
+    rng = random.Random(3)
+    longer = 0
+    for _ in range(200):
+        for message in corpus.row(rng)["messages"]:
+            text = message["content"] or ""
+            ids = after.encode_text(text)
+            assert after.decode(ids) == text
+            longer += len(ids) - len(before.encode_text(text))
+    assert longer > 0
+
+
+def test_recipe_writes_what_the_trainer_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(make, "BPE_CONVERSATIONS", 200)
+    monkeypatch.setattr(make, "TOKENS_COUNTED", 100_000)
+    make.write_tokenizer(tmp_path)
     tokenizer = ChatTokenizer(tmp_path)
     make.write_checkpoint(tmp_path, make.new_model(tokenizer), {"steps": 0})
     engine = Engine.load(tmp_path, "base", {}, None)
