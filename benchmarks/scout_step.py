@@ -20,6 +20,7 @@ import torch
 
 from benchmarks import machine, random_model
 from heartbeat.memory import GIB
+from heartbeat.workload import micro_batch_sizes
 from training_code import device as devices
 from training_code.batches import Part, part_of
 from training_code.clock import Clock
@@ -38,6 +39,7 @@ FILL = 0.985
 
 def main() -> None:
     arguments = _parser().parse_args()
+    arguments.batch = arguments.batch or micro_batch_sizes(arguments.max_length)[0] // arguments.max_length
     where = devices.of_process()
     if arguments.profile and where.type == "cpu":
         raise SystemExit("--profile shows a GPU's kernels, and this machine has none; leave it out")
@@ -220,7 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     random_model.add_options(parser)
     add("--micro-batches", type=int, default=8, help="of a step, on each GPU (8)")
-    add("--batch", type=int, default=2, help="PER_DEVICE_BATCH_SIZE: a micro-batch has so many times MAX_LENGTH (2)")
+    add("--batch", type=int, help="times MAX_LENGTH that a micro-batch has (as in a job with memory for it)")
     add("--max-length", type=int, default=4096, help="tokens (4096)")
     add("--lengths", choices=("chat", "full"), default="chat", help="of conversations: like chats, or MAX_LENGTH each")
     add("--supervised", type=float, default=0.4, help="share of each conversation that the loss is taken on (0.4)")

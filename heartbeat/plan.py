@@ -215,7 +215,8 @@ def _fixes(request: Request, nearest: Sequence[Candidate]) -> list[str]:
 def _smaller_job(request: Request, instance: Instance) -> tuple[int, str] | None:
     """The least change of the job's settings that makes it fit on this instance: the steps it keeps, and in words."""
     job = request.job
-    changes: list[dict[str, Any]] = [{"eval_every_steps": job.max_steps}]
+    changes: list[dict[str, Any]] = [{"mode": "auto"}] if job.mode != "auto" else []
+    changes.append({"eval_every_steps": job.max_steps})
     length = job.max_length
     while length // 2 >= max(request.stats.longest_row_tokens, 256):
         length //= 2

@@ -26,13 +26,37 @@ def test_prints_one_line_of_json(
     *steps, last = capsys.readouterr().out.splitlines()
     assert len(steps) == 3
     found = json.loads(last)
-    assert {"peak_gpu_gib", "peak_host_gib", "gpu", "num_gpus", "mode", "date", "code_version"} <= found.keys()
+    expected = {"peak_gpu_gib", "peak_host_gib", "gpu", "num_gpus", "processor", "mode", "date", "code_version"}
+    assert expected <= found.keys()
     assert found["tokens_per_step"] == pytest.approx(256, rel=0.05)
     assert found["tokens_per_second"] == pytest.approx(found["tokens_per_step"] / found["seconds_per_step"])
     parts = found["seconds_by_part"]
     assert set(parts) == {"forward", "head", "backward", "optimizer"}
     assert sum(parts.values()) <= max(found["seconds_of_steps"])
     assert found["ratio_to_ceiling"] > 0
+
+
+def test_micro_batches_are_as_large_as_a_jobs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = [
+        "--tiny",
+        "--max-length",
+        "2048",
+        "--micro-batches",
+        "1",
+        "--steps",
+        "1",
+        "--warm-up",
+        "0",
+        "--layers",
+        "1",
+    ]
+    monkeypatch.setattr(sys, "argv", ["scout_step", "--mode", "resident", *small])
+    scout_step.main()
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["settings"]["batch"] == 4
+    assert found["tokens_per_step"] == pytest.approx(8192, rel=0.05)
 
 
 def test_the_generation_benchmark_measures_reading_and_saying(

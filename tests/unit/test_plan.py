@@ -137,6 +137,14 @@ def test_micro_batches_are_what_there_is_memory_for() -> None:
     assert list(sizes.values()) == [8192, 4096, 2048]
 
 
+def test_a_mode_that_the_job_insists_on_is_given_up_before_anything_else() -> None:
+    asked = {"MODE": "resident", "MAX_STEPS": 50}
+    found = plan(instance_types=["ml.g5.12xlarge"], job=asked)
+    assert "more than its" in (found.refusal or "")
+    assert "What would fit: MODE=auto instead of resident (ml.g5.12xlarge: " in (found.refusal or "")
+    assert plan(instance_types=["ml.g5.12xlarge"], job={**asked, "MODE": "auto"}).feasible
+
+
 def test_how_a_step_is_written_changes_no_plan() -> None:
     """64 sequences are 64 sequences: what a GPU is given at once is not PER_DEVICE_BATCH_SIZE of them."""
     written = [
