@@ -15,9 +15,9 @@ docs/performance.md)."""
 
 
 def micro_batch_sizes(max_length: int) -> list[int]:
-    """Tokens that a GPU may be given at once, the most first: whole sequences of MAX_LENGTH, one at least."""
+    """Tokens that a GPU may be given at once, the most first, each half of the one before: whole sequences."""
     most = max(1, MICRO_BATCH_TOKENS // max_length)
-    return [sequences * max_length for sequences in range(most, 0, -1)]
+    return [(most >> halvings) * max_length for halvings in range(most.bit_length())]
 
 
 @dataclass(frozen=True, kw_only=True)
