@@ -6,7 +6,7 @@ import math
 import resource
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 
 from heartbeat import metrics
 from heartbeat.job import FineTuneJob
+from heartbeat.workload import micro_batch_sizes
 from training_code import adapter, checkpoint
 from training_code.answers import Asking
 from training_code.batches import Part, part_of
@@ -141,18 +142,47 @@ class Run:
         indices = rows_of_step(
             number, num_rows=len(self.data.training), batch_size=job.global_batch_size, seed=job.seed
         )
-        result = train_step(
-            self.llama,
-            self._part([self.data.training[i] for i in indices]),
-            self.optimizer,
-            seed=f"{job.seed}:{number}",
-            clock=self.clock,
-            ranks=self.ranks,
-        )
+        result = self._train_step([self.data.training[i] for i in indices], number)
         seconds = time.monotonic() - started
         self.clock.note_step(seconds)
         self.step_seconds.append(seconds)
         self._note(result, seconds, rate)
+
+    def _train_step(self, rows: list[Encoded], number: int) -> StepResult:
+        """Where the GPU's memory runs out after all, with smaller micro-batches: the hours so far are paid for."""
+        while True:
+            try:
+                return train_step(
+                    self.llama,
+                    self._part(rows),
+                    self.optimizer,
+                    seed=f"{self.job.seed}:{number}",
+                    clock=self.clock,
+                    ranks=self.ranks,
+                )
+            except torch.OutOfMemoryError:
+                smaller = [
+                    tokens
+                    for tokens in micro_batch_sizes(self.job.max_length)
+                    if tokens < self.llama.placement.micro_batch_tokens
+                ]
+                # Of several ranks the others wait for this one within the step.
+                if self.ranks.world_size > 1 or not smaller:
+                    raise
+            # Not before the exception is gone: it holds on to what the step had in memory.
+            self._use_micro_batches(smaller[0])
+
+    def _use_micro_batches(self, tokens: int) -> None:
+        placement = self.llama.placement
+        self._say(
+            f"warning: out of GPU memory with micro-batches of {placement.micro_batch_tokens:,} tokens; "
+            f"going on with {tokens:,}, which are slower to start"
+        )
+        self.llama.placement = replace(placement, micro_batch_tokens=tokens)
+        self.heldout_part = self._part(self.data.heldout)
+        if self.llama.device.type == "cuda":
+            torch.cuda.synchronize(self.llama.device)
+            torch.cuda.empty_cache()
 
     def _note(self, result: StepResult, seconds: float, rate: float) -> None:
         progress = self.progress

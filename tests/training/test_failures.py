@@ -223,6 +223,32 @@ def test_a_disk_that_takes_no_more_leaves_the_last_checkpoint_whole(
     assert read(root)["steps_done"] == 6
 
 
+def test_a_gpu_with_less_memory_than_planned_goes_on_with_smaller_micro_batches(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    job: dict[str, Any] = {"MAX_LENGTH": 160, "LORA_DROPOUT": 0, "EVAL_EVERY_STEPS": 2}
+    small, large = (
+        tiny.lay_out(tmp_path / name, base, PER_DEVICE_BATCH_SIZE=size, GRADIENT_ACCUMULATION_STEPS=4 // size, **job)
+        for name, size in (("small", 1), ("large", 4))
+    )
+    assert train(small) == 0
+    capfd.readouterr()
+
+    def run_layer(x: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        if x.requires_grad and len(x) > 160:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return layer.run_layer(x, *arguments, **options)
+
+    monkeypatch.setattr("training_code.llama.run_layer", run_layer)
+    assert train(large) == 0
+    out = capfd.readouterr().out
+    assert "out of GPU memory with micro-batches of 640 tokens; going on with 480" in out
+    assert "out of GPU memory with micro-batches of 480 tokens; going on with 160" in out
+    assert out.count("out of GPU memory") == 2
+    for (step, loss), (same, expected) in zip(read(large)["loss_curve"], read(small)["loss_curve"], strict=True):
+        assert (step, loss) == (same, pytest.approx(expected, rel=1e-5))
+
+
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
