@@ -17,10 +17,8 @@ from local_aws.settings import REPOSITORY, Settings
 
 def main() -> int:
     arguments = _arguments()
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind(("127.0.0.1", arguments.port))
+        listener = listen(arguments.port)
     except OSError as error:
         print(f"--port {arguments.port} is not free ({error.strerror}): give another, or 0 for any", file=sys.stderr)
         return 1
@@ -36,6 +34,23 @@ def main() -> int:
         runner.run(serve())
         sys.stdout.flush()
         os._exit(0)  # every child has ended: no use in waiting for threads that were talking to one
+
+
+def listen(port: int) -> socket.socket:
+    """A socket of 127.0.0.1, 0 for any port. Raises OSError for one that is taken.
+
+    It listens at once: the server says that it is ready before hypercorn would have come to that, and who believed it
+    was refused now and then.
+    """
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(("127.0.0.1", port))
+        listener.listen()
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 def _prepare_environment(settings: Settings) -> None:

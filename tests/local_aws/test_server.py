@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from local_aws.__main__ import listen
 from local_aws.server import Server, start
 from tests.local_aws.conftest import BUCKET, REPOSITORY, Account, wait_for
 
@@ -118,6 +119,14 @@ def test_a_port_that_is_taken_is_said_in_one_line(server: Server, tmp_path: Path
     assert again.returncode == 1
     assert again.stderr.startswith(f"--port {port} is not free")
     assert "Traceback" not in again.stderr
+
+
+def test_nobody_is_refused_between_ready_and_the_first_answer() -> None:
+    """The socket takes connections before anything serves them; they wait."""
+    with listen(0) as listener:
+        assert is_open(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        with pytest.raises(OSError, match="in use"):
+            listen(listener.getsockname()[1])
 
 
 def test_faults_are_replaced_and_read(server: Server) -> None:
