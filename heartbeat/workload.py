@@ -10,8 +10,8 @@ from heartbeat.dataset import DatasetStats
 from heartbeat.job import FineTuneJob
 
 MICRO_BATCH_TOKENS = 8192
-"""More gain an H100 nothing; with 4,096 its kernels take about as long as starting them (`step_work.LAUNCH_SECONDS`,
-docs/performance.md)."""
+"""Enough to keep a GPU busy: with 4,096 an H100's kernels take about as long as starting them
+(`step_work.LAUNCH_SECONDS`, docs/performance.md)."""
 
 
 def micro_batch_sizes(max_length: int) -> list[int]:
