@@ -13,6 +13,7 @@ import math
 import random
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,7 @@ FILL = 0.985
 
 
 def main() -> None:
-    arguments = _parser().parse_args()
-    arguments.batch = arguments.batch or micro_batch_sizes(arguments.max_length)[0] // arguments.max_length
+    arguments = parse()
     where = devices.of_process()
     if arguments.profile and where.type == "cpu":
         raise SystemExit("--profile shows a GPU's kernels, and this machine has none; leave it out")
@@ -215,6 +215,13 @@ def _save(measured: dict[str, Any]) -> None:
     name = "-".join(parts) + ".json"
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / name).write_text(json.dumps(measured, indent=1) + "\n")
+
+
+def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """The settings of a measurement; without `given`, those of the command line."""
+    arguments = _parser().parse_args(given)
+    arguments.batch = arguments.batch or micro_batch_sizes(arguments.max_length)[0] // arguments.max_length
+    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -40,7 +40,7 @@ def result(**changes: Any) -> dict[str, Any]:
     }
 
 
-_SETTINGS = vars(scout_step._parser().parse_args([]))
+_SETTINGS = vars(scout_step.parse([]))
 
 
 def write(folder: Path, **files: dict[str, Any]) -> tuple[Measurement, ...]:
