@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks import processor
 from heartbeat import dataset
 from heartbeat.cli import vocabulary
 from heartbeat.row_rules import ROLES
@@ -73,7 +74,7 @@ def measure(file: Path, mode: str) -> dict[str, Any]:
         "megabytes_per_cpu_second": round(found.stats.bytes / 1e6 / seconds, 1),
         "peak_mib": round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1),
         "python": platform.python_version(),
-        "machine": _machine(),
+        "machine": processor.name(),
         "json_megabytes_per_cpu_second": _json_speed(file),
         "date": datetime.now(UTC).date().isoformat(),
     }
@@ -123,15 +124,6 @@ def _json_speed(file: Path) -> float:
     for line in lines:
         json.loads(line)
     return round(sum(map(len, lines)) / 1e6 / (time.process_time() - started), 1)
-
-
-def _machine() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _parser() -> argparse.ArgumentParser:

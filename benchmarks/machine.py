@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import platform
 import resource
 import subprocess
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import processor
 from heartbeat.memory import GIB
 from training_code.ranks import Ranks
 
@@ -30,22 +30,13 @@ def record(arguments: argparse.Namespace, where: torch.device, ranks: Ranks) -> 
         "peak_host_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         "gpu": torch.cuda.get_device_name(where) if where.type == "cuda" else "CPU",
         "num_gpus": ranks.world_size,
-        "processor": _processor(),
+        "processor": processor.name(),
         "settings": vars(arguments),
         "mode": arguments.mode,
         "torch": torch.__version__,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "code_version": _code_version(),
     }
-
-
-def _processor() -> str:
-    """It starts the GPU's kernels: small micro-batches take as long as that."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == "model name":
-            return value.strip()
-    return platform.machine()
 
 
 def _code_version() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from heartbeat.scout import ModelShape
 from heartbeat.workload import Workload, micro_batch_sizes
 from training_code.data import Data
 from training_code.errors import TrainingError
-from training_code.llama import Placement
+from training_code.llama import Llama, Placement
 from training_code.ranks import Ranks
 
 CPU_GROUP = 8
@@ -173,14 +173,16 @@ def workload(job: FineTuneJob, rows: Data) -> Workload:
     )
 
 
-def bytes_for_answers(job: FineTuneJob, shape: ModelShape, rows: Data, device: torch.device, ranks: Ranks) -> float:
+def bytes_for_answers(job: FineTuneJob, rows: Data, llama: Llama, ranks: Ranks) -> float:
     """Of memory that keys and values of a batch may take: what is free but for one layer's work, as in training."""
-    if device.type == "cpu":
+    if llama.device.type == "cpu":
         # No rank knows what the others take, nor how many of them are on this host.
         return _free_host_bytes() * LOADABLE_SHARE_OF_HOST / ranks.world_size
     torch.cuda.empty_cache()
-    terms = memory.gpu_terms(shape, job, workload(job, rows), mode="streamed", num_gpus=ranks.world_size)
-    return _free_device_bytes(device) - terms["workspace"] * GIB
+    work = replace(workload(job, rows), micro_batch_tokens=llama.placement.micro_batch_tokens)
+    shape = llama.architecture.shape
+    terms = memory.gpu_terms(shape, job, work, mode="streamed", num_gpus=ranks.world_size)
+    return _free_device_bytes(llama.device) - terms["workspace"] * GIB
 
 
 def _free_device_bytes(device: torch.device) -> int:

@@ -161,16 +161,13 @@ class Run:
                     ranks=self.ranks,
                 )
             except torch.OutOfMemoryError:
-                smaller = [
-                    tokens
-                    for tokens in micro_batch_sizes(self.job.max_length)
-                    if tokens < self.llama.placement.micro_batch_tokens
-                ]
+                now = self.llama.placement.micro_batch_tokens
+                smaller = next((size for size in micro_batch_sizes(self.job.max_length) if size < now), None)
                 # Of several ranks the others wait for this one within the step.
-                if self.ranks.world_size > 1 or not smaller:
+                if self.ranks.world_size > 1 or smaller is None:
                     raise
             # Not before the exception is gone: it holds on to what the step had in memory.
-            self._use_micro_batches(smaller[0])
+            self._use_micro_batches(smaller)
 
     def _use_micro_batches(self, tokens: int) -> None:
         placement = self.llama.placement

@@ -131,7 +131,7 @@ def train(environment: Environment, clock: Clock, where: torch.device, ranks: Ra
         clock=clock,
         folder=environment.checkpoints,
         identity=f"{base_config_sha256}:{arrangement.weight_format}",
-        free_bytes=lambda: placing.bytes_for_answers(job, base.architecture.shape, rows, where, ranks),
+        free_bytes=lambda: placing.bytes_for_answers(job, rows, llama, ranks),
         say=say,
     )
     run = Run(

@@ -159,9 +159,7 @@ def drop_rare_tokens(folder: Path) -> int:
     path = folder / "tokenizer.json"
     description = json.loads(path.read_text(encoding="utf-8"))
     vocabulary: dict[str, int] = description["model"]["vocab"]
-    counts = torch.zeros(max(vocabulary.values()) + 1, dtype=torch.int64)
-    for ids, _ in itertools.islice(_Stream(folder, BATCH), TOKENS_COUNTED // (BATCH * CONTEXT)):
-        counts += torch.bincount(ids.flatten(), minlength=len(counts))
+    counts = count_tokens(folder, TOKENS_COUNTED)
     parts = {one + other: (one, other) for one, other in description["model"]["merges"]}
     usual = [token for token, number in vocabulary.items() if counts[number] >= LEAST_OFTEN * counts.sum()]
     needed = set(usual)
@@ -172,6 +170,14 @@ def drop_rare_tokens(folder: Path) -> int:
     description["model"]["merges"] = [pair for token, pair in parts.items() if token in needed]
     path.write_text(json.dumps(description, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
     return len(parts) - len(description["model"]["merges"])
+
+
+def count_tokens(folder: Path, num_tokens: int) -> torch.Tensor:
+    """(vocabulary,) int64: how often each is met in about so many tokens of pre-training."""
+    counts = torch.zeros(ChatTokenizer(folder).num_tokens, dtype=torch.int64)
+    for ids, _ in itertools.islice(_Stream(folder, BATCH), num_tokens // (BATCH * CONTEXT)):
+        counts += torch.bincount(ids.flatten(), minlength=len(counts))
+    return counts
 
 
 def new_model(tokenizer: ChatTokenizer) -> Llama4ForCausalLM:

@@ -39,20 +39,9 @@ def test_prints_one_line_of_json(
 def test_micro_batches_are_as_large_as_a_jobs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = [
-        "--tiny",
-        "--max-length",
-        "2048",
-        "--micro-batches",
-        "1",
-        "--steps",
-        "1",
-        "--warm-up",
-        "0",
-        "--layers",
-        "1",
-    ]
-    monkeypatch.setattr(sys, "argv", ["scout_step", "--mode", "resident", *small])
+    small = ["--tiny", "--layers", "1", "--max-length", "2048", "--micro-batches", "1"]
+    once = ["--steps", "1", "--warm-up", "0"]
+    monkeypatch.setattr(sys, "argv", ["scout_step", "--mode", "resident", *small, *once])
     scout_step.main()
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["settings"]["batch"] == 4

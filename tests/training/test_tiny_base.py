@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import random
 import shutil
@@ -123,17 +122,9 @@ def test_corpus_is_seeded_and_knows_nothing_of_stanleys_tools() -> None:
         assert "You are Stanley" not in text
 
 
-def tokens_of_its_own_text(folder: Path) -> torch.Tensor:
-    """How often each token is met, as it is pre-trained."""
-    counts = torch.zeros(ChatTokenizer(folder).num_tokens, dtype=torch.int64)
-    for ids, _ in itertools.islice(make._Stream(folder, make.BATCH), 30):  # a million tokens
-        counts += torch.bincount(ids.flatten(), minlength=len(counts))
-    return counts
-
-
 def test_what_the_demo_reads_is_made_of_tokens_that_it_has_met() -> None:
     """A token that pre-training never showed is a word that it can neither read nor say, whatever it is tuned on."""
-    tokenizer, met = ChatTokenizer(FOLDER), tokens_of_its_own_text(FOLDER) > 0
+    tokenizer, met = ChatTokenizer(FOLDER), make.count_tokens(FOLDER, 1_000_000) > 0
     with demo_learns.STANLEY.open("rb") as lines:
         rows = [tokenizer.encode(render(row["messages"], row.get("tools"))).ids for row in read(lines)]
     ids = torch.tensor([token for row in rows for token in row])
