@@ -1,7 +1,8 @@
 """Where the frozen layers lie, and how they come to the GPU one after the other, the next while the last computes.
 
 A rank keeps all of each layer's pack or its share of it, on its GPU or in pinned host memory. That is all that the
-modes differ in: resident (all, GPU), sharded (a share, GPU), streamed (all or a share, host).
+modes differ in: resident (all, GPU), sharded (a share, GPU), streamed (all or a share, host). Where layers move, one
+buffer holds the pack in use: once its matrices are dequantised nobody reads it, and the next pack comes in its place.
 """
 
 from __future__ import annotations
@@ -19,8 +20,6 @@ from training_code.ranks import Ranks, Work
 Place = Literal["device", "host"]
 ALIGNMENT = 256
 """Bytes to which a share is padded, for every rank's to be of one size and begin where kernels like it."""
-NUM_BUFFERS = 2
-"""The layer in use and the one on its way."""
 
 
 def share_bytes(layer_bytes: int, num_shares: int) -> int:
@@ -32,7 +31,6 @@ def share_bytes(layer_bytes: int, num_shares: int) -> int:
 @dataclass
 class _Arrival:
     layer: int
-    slot: int
     event: torch.cuda.Event | None = None
     """On the copy's stream, after the copy."""
     work: Work | None = None
@@ -54,24 +52,24 @@ class Feed:
         """What this rank keeps of each layer; whoever loads the model fills them."""
         self._reading: torch.Tensor | None = None
         self._is_whole_on_device = self._num_shares == 1 and (place == "device" or device.type == "cpu")
-        self._buffers: list[torch.Tensor] = []
-        self._staging: list[torch.Tensor] = []
-        if not self._is_whole_on_device:
-            largest = max(share.numel() for share in self.shares)
-            self._buffers = self._allocate(largest * self._num_shares)
-            if self._num_shares > 1 and place == "host" and device.type == "cuda":
-                self._staging = self._allocate(largest)
+        largest = 0 if self._is_whole_on_device else max(share.numel() for share in self.shares)
+        self._buffer = self._memory(largest * self._num_shares, on_host=False)
+        copied_first = self._num_shares > 1 and place == "host" and device.type == "cuda"
+        self._staging = self._memory(largest if copied_first else 0, on_host=False)
+        """Of this rank's share, on its way from host memory to the other ranks."""
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._released: list[torch.cuda.Event | None] = [None] * NUM_BUFFERS
+        self._held: int | None = None
+        """The layer whose pack the buffer has, whole."""
         self._arriving: _Arrival | None = None
+        self._next: int | None = None
+        """The layer that comes when the buffer is released."""
+        self._released: torch.cuda.Event | None = None
+        self._pieces = 1
 
     def _memory(self, num_bytes: int, *, on_host: bool) -> torch.Tensor:
         if on_host and self._device.type == "cuda":
             return pinned.allocate(num_bytes)
         return torch.empty(num_bytes, dtype=torch.uint8, device=self._device)
-
-    def _allocate(self, num_bytes: int) -> list[torch.Tensor]:
-        return [torch.empty(num_bytes, dtype=torch.uint8, device=self._device) for _ in range(NUM_BUFFERS)]
 
     def fill(self, layer: int, read: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Take a layer's pack from `read`; where it is split, one rank reads it for all.
@@ -105,8 +103,13 @@ class Feed:
             self._reading = self._memory(num_bytes, on_host=True)
         return self._reading
 
+    @property
+    def moves(self) -> bool:
+        """Whether layers come to where they are used, rather than lie there."""
+        return not self._is_whole_on_device
+
     def walk(self, order: Sequence[int], *, pieces: int = 1) -> Iterator[tuple[int, Pack]]:
-        """(number, pack) of each layer in this order. A pack may be used until the next is asked for.
+        """(number, pack) of each layer in this order. A pack may be read until `release`, or the next is asked for.
 
         A layer that comes from host memory comes in `pieces`, one at each call of `more` while the one before is in
         use, so that what else is copied to the GPU need not wait for all of it.
@@ -118,17 +121,24 @@ class Feed:
             for layer in order:
                 yield layer, self._pack(layer, self.shares[layer])
             return
-        self._arriving = self._send(order[0], 0, 1)
-        for i, layer in enumerate(order):
-            arrived = self._arriving
-            while arrived.left:
-                self._send_piece(arrived)
-            if i + 1 < len(order):
-                self._arriving = self._send(order[i + 1], 1 - arrived.slot, pieces)
-            self._wait(arrived)
-            yield layer, self._pack(layer, self._buffers[arrived.slot])
-            if self._stream is not None:
-                self._released[arrived.slot] = torch.cuda.current_stream(self._device).record_event()
+        self._pieces = pieces
+        arriving: _Arrival | None = self._send(order[0], 1)
+        for layer, following in zip(order, [*order[1:], None], strict=True):
+            assert arriving is not None
+            while arriving.left:
+                self._send_piece(arriving)
+            self._wait(arriving)
+            self._held, self._arriving, self._next = layer, None, following
+            yield layer, self._pack(layer, self._buffer)
+            self.release()
+            arriving = self._arriving
+
+    def release(self) -> None:
+        """The pack that came last will not be read any more: the next layer may come in its place."""
+        if self._stream is not None:
+            self._released = torch.cuda.current_stream(self._device).record_event()
+        if self._next is not None:
+            self._arriving, self._next = self._send(self._next, self._pieces), None
 
     def more(self) -> None:
         """Let another piece of the next layer come, when the GPU is done with what it has been given so far."""
@@ -141,28 +151,29 @@ class Feed:
         layout = self._layouts[layer]
         return Pack(layout=layout, data=data[: layout.num_bytes])
 
-    def _send(self, layer: int, slot: int, pieces: int) -> _Arrival:
+    def _send(self, layer: int, pieces: int) -> _Arrival:
         share = self.shares[layer]
-        whole = self._buffers[slot][: share.numel() * self._num_shares]
+        whole = self._buffer[: share.numel() * self._num_shares]
+        arrival = _Arrival(layer)
+        if layer == self._held:  # the last one of a walk is the first one of the walk back
+            return arrival
+        self._held = None
         if self._stream is None:
             if self._num_shares == 1:
                 whole.copy_(share)
-                return _Arrival(layer, slot)
-            return _Arrival(layer, slot, work=self._ranks.gather(whole, share))
-        arrival = _Arrival(layer, slot)
+            else:
+                arrival.work = self._ranks.gather(whole, share)
+            return arrival
+        if self._released is not None:
+            self._stream.wait_event(self._released)
+        if self._num_shares == 1:
+            size = -(-share.numel() // max(1, pieces))
+            arrival.left = [(at, min(at + size, share.numel())) for at in range(0, share.numel(), size)]
+            return arrival
         with torch.cuda.stream(self._stream):
-            released = self._released[slot]
-            if released is not None:
-                self._stream.wait_event(released)
-            if self._num_shares == 1:
-                size = -(-share.numel() // max(1, pieces))
-                arrival.left = [(at, min(at + size, share.numel())) for at in range(0, share.numel(), size)]
-                return arrival
-            part = share
             if self._place == "host":
-                part = self._staging[slot][: share.numel()]
-                part.copy_(share, non_blocking=True)
-            arrival.work = self._ranks.gather(whole, part)
+                share = self._staging[: share.numel()].copy_(share, non_blocking=True)
+            arrival.work = self._ranks.gather(whole, share)
             arrival.event = self._stream.record_event()
         return arrival
 
@@ -170,7 +181,7 @@ class Feed:
         assert self._stream is not None
         start, end = arrival.left.pop(0)
         with torch.cuda.stream(self._stream):
-            self._buffers[arrival.slot][start:end].copy_(self.shares[arrival.layer][start:end], non_blocking=True)
+            self._buffer[start:end].copy_(self.shares[arrival.layer][start:end], non_blocking=True)
             arrival.event = self._stream.record_event()
 
     def _wait(self, arrival: _Arrival) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -27,7 +28,24 @@ class FrozenLayer:
 
     def plain(self, name: str) -> torch.Tensor:
         """A norm's or the router's weights, in the dtype that is computed in."""
-        return self.pack.tensor(name).to(self.dtype)
+        found = self._kept.get((name,))
+        return self.pack.tensor(name).to(self.dtype) if found is None else found
+
+    def take(self, plain: Sequence[str], matrices: Sequence[Sequence[str]]) -> bool:
+        """Have these in memory of their own, as `plain` and `matrix` will be asked for them: the pack is then not read
+        again. False, and nothing is done, where that would be no more than a copy: a matrix is stored as it is used.
+        """
+        if not (self.keep and all(self.pack.layout.is_quantised(name) for names in matrices for name in names)):
+            return False
+        for name in plain:
+            self._kept[name,] = self.pack.tensor(name).to(self.dtype, copy=True)
+        for names in matrices:
+            self.matrix(*names)
+        return True
+
+    def drop(self) -> None:
+        """Forget what is kept, for the next layer to have the room."""
+        self._kept.clear()
 
     def matrix(self, *names: str) -> torch.Tensor:
         """A weight, or several (outputs, inputs) of the same inputs as one, one below the other."""
@@ -101,7 +119,7 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, layer: FrozenLayer, names: tuple[str, ...], wanted: bool) -> torch.Tensor:
         ctx.layer, ctx.names = layer, names
         if not wanted:
-            return x.new_empty(x.shape[0], layer.num_outputs(*names))
+            return _no_numbers(x, layer.num_outputs(*names))
         return functional.linear(x, layer.matrix(*names))
 
     @staticmethod
@@ -115,7 +133,7 @@ class _GroupedLinear(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, layer: FrozenLayer, name: str, groups: Groups, wanted: bool) -> torch.Tensor:
         ctx.layer, ctx.name, ctx.groups = layer, name, groups
         if not wanted:
-            return x.new_empty(x.shape[0], layer.pack.layout.matrix_shape(name)[-1])
+            return _no_numbers(x, layer.pack.layout.matrix_shape(name)[-1])
         return grouped_product(x, layer.matrix(name), groups)
 
     @staticmethod
@@ -123,6 +141,11 @@ class _GroupedLinear(torch.autograd.Function):
         (gradient,) = gradients
         transposed = ctx.layer.matrix(ctx.name).transpose(1, 2)
         return grouped_product(gradient, transposed, ctx.groups), None, None, None, None
+
+
+def _no_numbers(x: torch.Tensor, num_outputs: int) -> torch.Tensor:
+    """(rows of x, outputs), for its shape: one number in memory stands for all of them."""
+    return x.new_empty(1, 1).expand(x.shape[0], num_outputs)
 
 
 def _has_grouped_mm(x: torch.Tensor) -> bool:

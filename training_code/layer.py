@@ -7,7 +7,7 @@ stream has the dtype of `x`: f32 where the weights are f16, whose range it would
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,12 +114,12 @@ def run_layer(
 ) -> Parts:
     """(tokens, hidden) -> the layer's output. Not `wanted`: for a backward pass alone (`frozen.grouped_linear`)."""
     eps = architecture.norm_eps
-    weight = layer.plain("input_layernorm.weight")
+    weight = layer.plain(_NORM_BEFORE)
     normed, dropped = _norm_and_drop(x, weight, eps, layer.dtype, lora.noise(x, *_QKV))
     attended = _attention(normed, dropped, layer, lora, places, attend, architecture, number)
     has_experts = architecture.has_experts[number]
-    place = "feed_forward.shared_expert" if has_experts else "feed_forward"
-    weight = layer.plain("post_attention_layernorm.weight")
+    place = _SHARED if has_experts else _DENSE
+    weight = layer.plain(_NORM_AFTER)
     noise = lora.noise(x, f"{place}.gate_proj", f"{place}.up_proj")
     residual, normed, dropped = _add_norm_and_drop(x, attended, weight, eps, layer.dtype, noise)
     shared = _restored(_mlp(normed, dropped, layer, lora, place, wanted), x.dtype)
@@ -129,7 +129,26 @@ def run_layer(
     return Parts(residual, shared, _restored(routed, x.dtype), sorting)
 
 
-_QKV = tuple(f"self_attn.{part}_proj" for part in ("q", "k", "v"))
+def weights_of(architecture: Architecture, number: int) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """All that `run_layer` asks a FrozenLayer for: plain tensors, and matrices, those of one product together."""
+    has_experts = architecture.has_experts[number]
+    gate, up, down = _mlp_parts(_SHARED if has_experts else _DENSE)
+    modules = (_QKV, (_OUT,), (gate, up), (down,))
+    matrices: list[Sequence[str]] = [tuple(f"{name}.weight" for name in names) for names in modules]
+    if not has_experts:
+        return (_NORM_BEFORE, _NORM_AFTER), matrices
+    return (_NORM_BEFORE, _NORM_AFTER, _ROUTER), [*matrices, (_ROUTED_GATE_UP,), (_ROUTED_DOWN,)]
+
+
+_NORM_BEFORE, _NORM_AFTER = "input_layernorm.weight", "post_attention_layernorm.weight"
+_QKV, _OUT = tuple(f"self_attn.{part}_proj" for part in ("q", "k", "v")), "self_attn.o_proj"
+_DENSE = "feed_forward"
+_SHARED, _ROUTED, _ROUTER = f"{_DENSE}.shared_expert", f"{_DENSE}.experts", f"{_DENSE}.router.weight"
+_ROUTED_GATE_UP, _ROUTED_DOWN = f"{_ROUTED}.gate_up_proj", f"{_ROUTED}.down_proj"
+
+
+def _mlp_parts(place: str) -> tuple[str, str, str]:
+    return f"{place}.gate_proj", f"{place}.up_proj", f"{place}.down_proj"
 
 
 def _attention(
@@ -151,36 +170,36 @@ def _attention(
     else:
         query, key, value = _tempered(qkv, places.temperature, heads)
     out = attend(query, key, value, number).reshape(x.shape[0], -1)
-    name = "self_attn.o_proj"
-    return lora.add(linear(out, layer, name), lora.dropped(out, name), name)
+    return lora.add(linear(out, layer, _OUT), lora.dropped(out, _OUT), _OUT)
 
 
 def _mlp(
     x: torch.Tensor, dropped: torch.Tensor, layer: FrozenLayer, lora: LayerLora, place: str, wanted: bool
 ) -> torch.Tensor:
-    gate, up, down = (f"{place}.{part}_proj" for part in ("gate", "up", "down"))
+    gate, up, down = _mlp_parts(place)
     gate_up = lora.add(linear(x, layer, gate, up), dropped, gate, up)
     inner, dropped = _gate_and_drop(gate_up, lora.noise(gate_up, down, num_inputs=gate_up.shape[1] // 2))
-    return lora.add(linear(inner, layer, down, wanted=wanted), dropped, down)
+    return lora.add(linear(inner, layer, down, wanted=wanted), dropped, down, wanted=wanted)
 
 
 def _experts(x: torch.Tensor, layer: FrozenLayer, lora: LayerLora, wanted: bool) -> tuple[torch.Tensor, Sorting]:
     """Rows in the order of their experts."""
-    logits = functional.linear(x, layer.plain("feed_forward.router.weight"))
+    logits = functional.linear(x, layer.plain(_ROUTER))
     best, expert = logits.max(dim=-1)
     sorting = Sorting.by(expert, logits.shape[1])
     score = torch.sigmoid(best.float()).to(x.dtype)
     rows: torch.Tensor = _ScaledRows.apply(x, score, sorting)  # type: ignore[no-untyped-call]
-    place = "feed_forward.experts"
-    gate, up, down = (f"{place}.{part}_proj" for part in ("gate", "up", "down"))
-    gate_up = grouped_linear(rows, layer, f"{place}.gate_up_proj", sorting.groups)
+    gate, up, down = _mlp_parts(_ROUTED)
+    gate_up = grouped_linear(rows, layer, _ROUTED_GATE_UP, sorting.groups)
     gate_up = _add_grouped(gate_up, lora.dropped(rows, gate, up), lora, sorting.groups, gate, up)
     inner, dropped = _gate_and_drop(gate_up, lora.noise(gate_up, down, num_inputs=gate_up.shape[1] // 2))
-    out = grouped_linear(inner, layer, down, sorting.groups, wanted=wanted)
-    return _add_grouped(out, dropped, lora, sorting.groups, down), sorting
+    out = grouped_linear(inner, layer, _ROUTED_DOWN, sorting.groups, wanted=wanted)
+    return _add_grouped(out, dropped, lora, sorting.groups, down, wanted=wanted), sorting
 
 
-def _add_grouped(y: torch.Tensor, x: torch.Tensor, lora: LayerLora, groups: Groups, *names: str) -> torch.Tensor:
+def _add_grouped(
+    y: torch.Tensor, x: torch.Tensor, lora: LayerLora, groups: Groups, *names: str, wanted: bool = True
+) -> torch.Tensor:
     """`LayerLora.add` for matrices (experts, …)."""
     found = [lora.matrices[name] for name in names if name in lora.matrices]
     if not found:
@@ -189,7 +208,8 @@ def _add_grouped(y: torch.Tensor, x: torch.Tensor, lora: LayerLora, groups: Grou
     for matrix in found:
         low = grouped_product(x, matrix.lora_a.to(x.dtype).transpose(1, 2), groups)
         parts.append(grouped_product(low, matrix.lora_b.to(x.dtype).transpose(1, 2), groups))
-    return y.add_(torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0], alpha=lora.scale)
+    added = torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
+    return y.add_(added, alpha=lora.scale) if wanted else y.add(added, alpha=lora.scale)
 
 
 class _ScaledRows(torch.autograd.Function):

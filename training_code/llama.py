@@ -23,7 +23,7 @@ from training_code.boundaries import Boundaries
 from training_code.feed import Feed, Place
 from training_code.frozen import FrozenLayer
 from training_code.head import Head
-from training_code.layer import Parts, Places, run_layer
+from training_code.layer import Parts, Places, run_layer, weights_of
 from training_code.lora_weights import NO_LORA, LayerLora, LoraWeights
 
 
@@ -83,7 +83,13 @@ class Llama:
         """
         for number, pack in self.feed.walk(order, pieces=pieces):
             lora = LayerLora(self.lora.layer(number), self.lora.scale, dropout) if adapted else NO_LORA
-            yield number, FrozenLayer(pack, self.dtype, keep=self.placement.keep_dequantised), lora
+            layer = FrozenLayer(pack, self.dtype, keep=self.placement.keep_dequantised)
+            is_taken = self.feed.moves and layer.take(*weights_of(self.architecture, number))
+            if is_taken:
+                self.feed.release()
+            yield number, layer, lora
+            if is_taken:
+                layer.drop()
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """(tokens,) -> (tokens, hidden): what the first layer is given, on the device."""
@@ -164,7 +170,7 @@ class Llama:
                         state.x = parts.total()
                         continue
                     boundaries.put(number, state.x)
-                    _seed_dropout(seed, number)
+                    _seed_dropout(seed, number, self.device)
                     state.x = self._run(state, state.x, layer, lora, number).total()
         mark("forward")
         total = torch.zeros((), device=self.device)
@@ -230,7 +236,7 @@ class Llama:
     ) -> tuple[torch.Tensor, Parts]:
         """A layer ready for its backward pass: what it was given, whose gradient that will bring, and its output."""
         x = given.detach().requires_grad_()
-        _seed_dropout(seed, number)
+        _seed_dropout(seed, number, self.device)
         with torch.enable_grad():
             return x, self._run(state, x, layer, lora, number, wanted=wanted)
 
@@ -256,7 +262,9 @@ def _unmarked(name: str) -> None:
     del name
 
 
-def _seed_dropout(seed: str, layer: int) -> None:
+def _seed_dropout(seed: str, layer: int, device: torch.device) -> None:
     # The recomputed forward must drop what the first one dropped, whatever ran in between.
     digest = hashlib.blake2b(f"{seed}:{layer}".encode(), digest_size=8).digest()
-    torch.manual_seed(int.from_bytes(digest, "little"))
+    generator = torch.default_generator if device.type == "cpu" else torch.cuda.default_generators[device.index or 0]
+    # torch.manual_seed would seed every kind of device there is: half a millisecond, twice for each micro-batch.
+    generator.manual_seed(int.from_bytes(digest, "little"))

@@ -178,16 +178,17 @@ class LayerLora:
         noise = self.noise(x, *names)
         return x if noise is None else _drop(x, noise)
 
-    def add(self, y: torch.Tensor, x: torch.Tensor, *names: str) -> torch.Tensor:
+    def add(self, y: torch.Tensor, x: torch.Tensor, *names: str, wanted: bool = True) -> torch.Tensor:
         """y + x A^T B^T * scale, for matrices of the same inputs whose outputs lie side by side in y.
 
-        x is as `dropped` gives it. All of them are adapted or none. y is changed in place.
+        x is as `dropped` gives it. All of them are adapted or none. y is changed in place, but where nobody reads the
+        numbers (not `wanted`, as `frozen.linear`).
         """
         found = [self.matrices[name] for name in names if name in self.matrices]
         if not found:
             return y
         parts = [part for matrix in found for part in (matrix.lora_a, matrix.lora_b)]
-        added: torch.Tensor = _Added.apply(y, x, self.scale, *parts)  # type: ignore[no-untyped-call]
+        added: torch.Tensor = _Added.apply(y, x, self.scale, wanted, *parts)  # type: ignore[no-untyped-call]
         return added
 
 
@@ -196,15 +197,18 @@ class _Added(torch.autograd.Function):
     and a small micro-batch waits for the processor that starts them."""
 
     @staticmethod
-    def forward(ctx: Any, y: torch.Tensor, x: torch.Tensor, scale: float, *parts: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: Any, y: torch.Tensor, x: torch.Tensor, scale: float, wanted: bool, *parts: torch.Tensor
+    ) -> torch.Tensor:
         a = torch.cat(parts[::2]).to(x.dtype)
         bs = [b.to(x.dtype) for b in parts[1::2]]
         low = functional.linear(x, a)
-        for columns, of_one, b in zip(_columns(y, bs), _ranks(low, bs), bs, strict=True):
-            columns.addmm_(of_one, b.t(), alpha=scale)
         ctx.scale = scale
         ctx.save_for_backward(x, low, a, *bs)
-        ctx.mark_dirty(y)
+        if wanted:
+            for columns, of_one, b in zip(_columns(y, bs), _ranks(low, bs), bs, strict=True):
+                columns.addmm_(of_one, b.t(), alpha=scale)
+            ctx.mark_dirty(y)
         return y
 
     @staticmethod
@@ -220,7 +224,7 @@ class _Added(torch.autograd.Function):
             by_bs.append(torch.addmm(b, columns.t(), of_one, beta=0, alpha=ctx.scale).float())
         by_a = (by_low.t() @ x).float().split([b.shape[1] for b in bs])
         parts = [part for pair in zip(by_a, by_bs, strict=True) for part in pair]
-        return gradient, by_low @ a if ctx.needs_input_grad[1] else None, None, *parts
+        return gradient, by_low @ a if ctx.needs_input_grad[1] else None, None, None, *parts
 
 
 def _columns(y: torch.Tensor, bs: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
