@@ -23,6 +23,14 @@ def synchronise(where: torch.device, ranks: Ranks) -> None:
     ranks.wait_for_all()
 
 
+def gpu_in_use_gib(where: torch.device) -> float | None:
+    """Of this GPU by all processes, with contexts, libraries and what their allocators keep."""
+    if where.type != "cuda":
+        return None
+    free, total = torch.cuda.mem_get_info(where)
+    return (total - free) / GIB
+
+
 def record(arguments: argparse.Namespace, where: torch.device, ranks: Ranks) -> dict[str, Any]:
     """The part of a benchmark's JSON that they all have; taken when the measuring is done."""
     return {

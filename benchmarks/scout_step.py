@@ -3,6 +3,10 @@
 The whole model at its real shape with random NF4 weights, conversations of real lengths packed end to end, the loss
 over all 202,048 classes, LoRA and the optimizer. Prints one JSON line with the median of several steps after a warm-up;
 each step has tokens of its own. Several GPUs: `torchrun --nproc_per_node 4 -m benchmarks.scout_step --mode sharded`.
+
+Processes may share a GPU where there are fewer of them than ranks (`--ranks-per-gpu`): NCCL allows it between processes
+that it takes for those of different hosts, each with a NCCL_HOSTID and a LOCAL_RANK of 0 of its own. That shows what
+such ranks need of memory and that they work together, and nothing of their speed.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import torch
 
 from benchmarks import machine, random_model
 from heartbeat.memory import GIB
+from heartbeat.step_work import PASSES
 from heartbeat.workload import micro_batch_sizes
 from training_code import device as devices
 from training_code.batches import Part, part_of
@@ -34,6 +39,7 @@ RESULTS = Path(__file__).parent / "results"
 MEAN_CONVERSATION_TOKENS = 600
 CONVERSATION_SPREAD = 0.8
 """Of the logarithm of a conversation's length. Assumed: chat data differs."""
+LAUNCHED_TOKENS, LAUNCHED_STEPS = 64, 4
 FILL = 0.985
 """Of the micro-batches: a few conversations never fit exactly, and one more micro-batch for the rest would mislead."""
 
@@ -98,6 +104,7 @@ def measure(arguments: argparse.Namespace, where: torch.device, ranks: Ranks) ->
     if arguments.profile:
         _profile(llama, _part(arguments, llama, ranks, 99), optimizer, ranks, arguments.profile)
     median = statistics.median(seconds)
+    starting = _launch_seconds(llama, ranks) if where.type == "cuda" and arguments.mode == "resident" else None
     flops = llama.architecture.shape.training_flops_per_token(
         context=MEAN_CONVERSATION_TOKENS if arguments.lengths == "chat" else arguments.max_length,
         lora_parameters=llama.lora.num_parameters,
@@ -114,6 +121,8 @@ def measure(arguments: argparse.Namespace, where: torch.device, ranks: Ranks) ->
         "supervised_share": supervised / tokens,
         "micro_batches_per_gpu": part.num_batches,
         "peak_gpu_reserved_gib": torch.cuda.max_memory_reserved(where) / GIB if where.type == "cuda" else None,
+        "gpu_in_use_gib": machine.gpu_in_use_gib(where),
+        "launch_seconds_per_layer": starting,
         "matmul_ceiling_tflops": ceiling / 1e12,
         "achieved_tflops": achieved / 1e12,
         "ratio_to_ceiling": achieved / ceiling,
@@ -189,6 +198,22 @@ def _profile(llama: Llama, part: Part, optimizer: torch.optim.Optimizer, ranks: 
         print(f"{share:6.1%} {seconds:8.3f} s {row.count:6d} x {row.key[:100]}", flush=True)
 
 
+def _launch_seconds(llama: Llama, ranks: Ranks) -> float:
+    """What the processor takes to start the kernels of one layer once: of micro-batches too small to wait for."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(llama.architecture.shape.vocabulary_size, (2, LAUNCHED_TOKENS), generator=generator)
+    documents = [Encoded(row.tolist(), [True] * LAUNCHED_TOKENS) for row in ids]
+    part = part_of(documents, capacity=LAUNCHED_TOKENS, rank=0, world_size=1)
+    found = []
+    for _ in range(LAUNCHED_STEPS):
+        machine.synchronise(llama.device, ranks)
+        begun = time.monotonic()
+        llama.accumulate(part.batches, num_batches=part.num_batches, seed="launches")
+        torch.cuda.synchronize(llama.device)
+        found.append((time.monotonic() - begun) / (PASSES * part.num_batches * llama.num_layers))
+    return statistics.median(found[1:])
+
+
 def _matmul_ceiling(where: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s of a large product, the best that this machine does: the median of several."""
     size = 8192 if where.type == "cuda" else 512
@@ -209,7 +234,7 @@ def _save(measured: dict[str, Any]) -> None:
     gpu = measured["gpu"].lower().removeprefix("nvidia ").split()[0]
     micro_batches = f"{settings['micro_batches']}x{settings['batch']}x{settings['max_length']}"
     parts = [measured["mode"], f"{measured['num_gpus']}x{gpu}", micro_batches]
-    for option in ("lengths", "group", "boundaries", "lora_targets", "lora_r", "memory_cap_gib"):
+    for option in ("lengths", "group", "boundaries", "lora_targets", "lora_r", "memory_cap_gib", "ranks_per_gpu"):
         if settings[option] != _parser().get_default(option):
             parts.append(f"{option}-{settings[option]}".replace(",", "-").replace("_", "-"))
     name = "-".join(parts) + ".json"
@@ -236,6 +261,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--group", type=int, default=8, help="micro-batches that go through a layer together (8)")
     add("--boundaries", choices=("device", "host"), default="host", help="where layers' inputs are kept (host)")
     add("--memory-cap-gib", type=float, help="of GPU memory, to stand for a smaller GPU")
+    add("--ranks-per-gpu", type=int, default=1, help="processes that share a GPU, to stand for more GPUs (1)")
     add("--warm-up", type=int, default=2, help="steps before those that count (2)")
     add("--steps", type=int, default=3, help="steps that count (3)")
     add("--profile", type=int, metavar="N", help="print the N kernels that take longest in one more step")
