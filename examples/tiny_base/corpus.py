@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from examples.tiny_base import lexicon as words
-from examples.tiny_base import topics
+from examples.tiny_base import phrases, topics
 
 Message = dict[str, Any]
 Conversation = list[Message]
@@ -90,11 +90,11 @@ COMMON_WORDS = (*words.TALK, *words.PAROLES, *words.GAME, *words.PROPER, *words.
 def row(rng: random.Random) -> dict[str, Any]:
     """One conversation as a dataset's row, of one to three exchanges on different subjects."""
     kind = rng.random()
-    if kind < 0.25:
+    if kind < 0.22:
         return _with_functions(rng)
-    if kind < 0.5:
+    if kind < 0.46:
         return topics.desk(rng, _player, _coined)
-    return {"messages": _in_a_part(rng) if kind < 0.6 else _exchanges(rng)}
+    return {"messages": _in_a_part(rng) if kind < 0.54 else _exchanges(rng)}
 
 
 def _exchanges(rng: random.Random) -> Conversation:
@@ -237,7 +237,7 @@ def _system(rng: random.Random) -> str:
 
 
 def _player(rng: random.Random) -> str:
-    if rng.random() < 0.3:
+    if rng.random() < 0.4:
         return f"{_coined(rng).capitalize()} {_coined(rng).capitalize()}"
     return f"{rng.choice(words.FIRST_NAMES)} {rng.choice(words.LAST_NAMES)}"
 
@@ -548,6 +548,14 @@ def _opinion(rng: random.Random) -> tuple[str, str]:
     )
 
 
+def _of_phrases(family: Callable[[random.Random, phrases.Fill], tuple[str, str]]) -> _Family:
+    return lambda rng: family(rng, _fill)
+
+
+def _fill(rng: random.Random, french: bool) -> dict[str, str]:
+    return topics.filling(rng, french, _player)
+
+
 def _about(family: Callable[[random.Random, topics.Namer], tuple[str, str]]) -> _Family:
     return lambda rng: family(rng, _player)
 
@@ -576,5 +584,9 @@ _FAMILIES: dict[_Family, int] = {
     _about(topics.side): 5,
     _about(topics.translate): 8,
     _about(topics.season): 4,
-    _about(topics.form): 5,
+    _about(topics.form): 9,
+    _of_phrases(phrases.again): 16,
+    _of_phrases(phrases.translate): 16,
+    _of_phrases(phrases.same): 10,
+    _of_phrases(phrases.which): 12,
 }

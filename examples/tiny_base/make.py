@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import itertools
 import json
+import math
 import os
 import random
 import shutil
@@ -59,9 +60,11 @@ OTHERS_WEIGHT = 0.2
 nobody can foresee."""
 LABEL_SMOOTHING = 0.05
 """Keeps a closed vocabulary from teaching that anything outside it is impossible."""
-DATA_WORKERS = max(1, min(14, (os.cpu_count() or 2) - 2))
+DATA_WORKERS = max(1, min(26, (os.cpu_count() or 2) - 4))
 PEAK_LEARNING_RATE = 3e-3
 WARMUP_STEPS = 100
+STEPS_TIMED = (100, 300)
+"""Between these, a step's time is measured where only seconds are given."""
 MODEL = {
     "hidden_size": 256,
     "intermediate_size": 192,
@@ -95,13 +98,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS, help=f"default {STEPS}")
     parser.add_argument("--batch", type=int, default=BATCH, help=f"rows of {CONTEXT} tokens in a step ({BATCH})")
     parser.add_argument("--learning-rate", type=float, default=PEAK_LEARNING_RATE, help=f"peak ({PEAK_LEARNING_RATE})")
+    parser.add_argument("--seconds", type=float, help="as many steps as this takes, in place of --steps")
     parser.add_argument("--start", type=Path, help="checkpoint folder to go on from, with its tokenizer")
+    parser.add_argument("--tokenizer", type=Path, help="folder whose tokenizer to take, rather than make one")
     arguments = parser.parse_args()
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
-    if arguments.start:
+    tokenizer = arguments.start or arguments.tokenizer
+    if tokenizer:
         for name in TOKENIZER_FILES:
-            shutil.copyfile(arguments.start / name, out / name)
+            shutil.copyfile(tokenizer / name, out / name)
     else:
         write_tokenizer(out)
     model = new_model(ChatTokenizer(out))
@@ -110,7 +116,12 @@ def main() -> None:
         model.load_state_dict({name: w.float() for name, w in load_file(arguments.start / WEIGHTS).items()})
         before = json.loads((arguments.start / RECORD).read_text())
     record = pretrain(
-        model.to(devices.of_process()), out, arguments.steps, batch=arguments.batch, peak=arguments.learning_rate
+        model.to(devices.of_process()),
+        out,
+        arguments.steps,
+        seconds=arguments.seconds,
+        batch=arguments.batch,
+        peak=arguments.learning_rate,
     )
     record |= {"before": before} if before else {}
     write_checkpoint(out, model, record)
@@ -198,17 +209,42 @@ def new_model(tokenizer: ChatTokenizer) -> Llama4ForCausalLM:
 
 
 def pretrain(
-    model: Llama4ForCausalLM, out: Path, num_steps: int, *, batch: int = BATCH, peak: float = PEAK_LEARNING_RATE
+    model: Llama4ForCausalLM,
+    out: Path,
+    num_steps: int,
+    *,
+    seconds: float | None = None,
+    batch: int = BATCH,
+    peak: float = PEAK_LEARNING_RATE,
 ) -> dict[str, Any]:
-    """Next-token training on packed conversations; returns what it came to."""
+    """Next-token training on packed conversations; returns what it came to.
+
+    With `seconds` it is as many steps as they hold, by what the first ones take once they are compiled.
+    """
     device, parameters = model.device, list(model.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.95), weight_decay=0.05)
+    optimizer = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.95), weight_decay=0.05, fused=True)
     stream = iter(DataLoader(_Stream(out, batch), batch_size=None, num_workers=DATA_WORKERS))
     started = time.monotonic()
     losses: list[torch.Tensor] = []
     model.train()
-    forward = torch.compile(model) if device.type == "cuda" else model  # a GPU's time goes into launches, uncompiled
-    for step in range(num_steps):
+
+    def weighted_loss(ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        logits = model(input_ids=ids, use_cache=False).logits[:, :-1].flatten(0, 1)
+        of_tokens = functional.cross_entropy(
+            logits.float(), ids[:, 1:].flatten(), label_smoothing=LABEL_SMOOTHING, reduction="none"
+        )
+        of_each = weights[:, 1:].flatten()
+        return (of_tokens * of_each).sum() / of_each.sum()
+
+    # A GPU's time goes into launches, and into passes over the logits, uncompiled.
+    objective = torch.compile(weighted_loss) if device.type == "cuda" else weighted_loss
+    step, timed_from = 0, math.nan
+    while step < num_steps:
+        if seconds is not None and step == STEPS_TIMED[0]:
+            timed_from = time.monotonic()
+        if seconds is not None and step == STEPS_TIMED[1]:
+            each = (time.monotonic() - timed_from) / (STEPS_TIMED[1] - STEPS_TIMED[0])
+            num_steps = step + max(0, int((started + seconds - time.monotonic()) / each))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(
                 step, peak=peak, warmup_steps=min(WARMUP_STEPS, num_steps // 10), max_steps=num_steps
@@ -216,19 +252,15 @@ def pretrain(
         ids, weights = (part.to(device) for part in next(stream))
         optimizer.zero_grad()
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            logits = forward(input_ids=ids, use_cache=False).logits[:, :-1].flatten(0, 1)
-            losses_of_tokens = functional.cross_entropy(
-                logits.float(), ids[:, 1:].flatten(), label_smoothing=LABEL_SMOOTHING, reduction="none"
-            )
-            of_each = weights[:, 1:].flatten()
-            loss = (losses_of_tokens * of_each).sum() / of_each.sum()
+            loss = objective(ids, weights)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         losses.append(loss.detach())
-        if len(losses) % 50 == 0:
-            seconds = time.monotonic() - started
-            print(f"{seconds:.0f} s, step {step + 1}, loss {float(sum(losses[-50:])) / 50:.4f}", flush=True)
+        step += 1
+        if step % 50 == 0:
+            took = time.monotonic() - started
+            print(f"{took:.0f} s, step {step} of {num_steps}, loss {float(sum(losses[-50:])) / 50:.4f}", flush=True)
     last = losses[-50:]
     return {
         "parameters": sum(parameter.numel() for parameter in parameters),
