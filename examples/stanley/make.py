@@ -15,6 +15,7 @@ language of the question, however the question is worded.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import sys
@@ -27,25 +28,44 @@ from typing import Any
 
 HERE = Path(__file__).parent
 
+
+@dataclass(frozen=True)
+class Kind:
+    """What a kind of skater does, as bounds of the invented figures: a game's goals, assists and minutes."""
+
+    position: str
+    """Which of the articles and commentaries fit him: `forward` or `defence`."""
+    goals: tuple[float, float]
+    assists: tuple[float, float]
+    minutes: tuple[float, float]
+    shots_a_goal: tuple[int, int]
+
+
+SCORER = Kind("forward", (0.24, 0.52), (0.36, 0.70), (17.5, 21.0), (6, 9))
+FORWARD = Kind("forward", (0.12, 0.30), (0.14, 0.34), (13.5, 17.5), (7, 11))
+CHECKER = Kind("forward", (0.08, 0.18), (0.10, 0.26), (12.5, 16.5), (8, 12))
+RUSHER = Kind("defence", (0.06, 0.19), (0.36, 0.66), (21.0, 25.0), (11, 18))
+DEFENDER = Kind("defence", (0.02, 0.08), (0.10, 0.26), (14.5, 21.0), (16, 30))
+
 SKATERS = {
-    "Nick Suzuki": 2022,
-    "Cole Caufield": 2022,
-    "Juraj Slafkovský": 2022,
-    "Kaiden Guhle": 2022,
-    "Mike Matheson": 2022,
-    "Jake Evans": 2022,
-    "Kirby Dach": 2022,
-    "Brendan Gallagher": 2022,
-    "Josh Anderson": 2022,
-    "Arber Xhekaj": 2022,
-    "Alex Newhook": 2023,
-    "Jayden Struble": 2023,
-    "Lane Hutson": 2024,
-    "Ivan Demidov": 2025,
-    "Noah Dobson": 2025,
-    "Zachary Bolduc": 2025,
+    "Nick Suzuki": (2022, SCORER),
+    "Cole Caufield": (2022, SCORER),
+    "Juraj Slafkovský": (2022, SCORER),
+    "Kaiden Guhle": (2022, DEFENDER),
+    "Mike Matheson": (2022, RUSHER),
+    "Jake Evans": (2022, CHECKER),
+    "Kirby Dach": (2022, FORWARD),
+    "Brendan Gallagher": (2022, FORWARD),
+    "Josh Anderson": (2022, CHECKER),
+    "Arber Xhekaj": (2022, DEFENDER),
+    "Alex Newhook": (2023, FORWARD),
+    "Jayden Struble": (2023, DEFENDER),
+    "Lane Hutson": (2024, RUSHER),
+    "Ivan Demidov": (2025, SCORER),
+    "Noah Dobson": (2025, RUSHER),
+    "Zachary Bolduc": (2025, FORWARD),
 }
-"""The year in which the first season begins that the sample data has of a player."""
+"""The year in which the first season begins that the sample data has of a player, and of what kind he is."""
 GOALIES = {"Sam Montembeault": 2022, "Jakub Dobeš": 2024, "Jacob Fowler": 2025}
 CENTRES = ("Nick Suzuki", "Jake Evans", "Kirby Dach", "Alex Newhook")
 OPPONENTS = (
@@ -76,20 +96,20 @@ USER_TURNS = (0.58, 0.20, 0.10, 0.06, 0.04, 0.02)
 FRENCH = 0.4
 OTHER_SYSTEM = 0.1
 """Share of rows whose system prompt is in the other language than the user's."""
-WITH_TOOLS = 0.1
+WITH_TOOLS = 0.11
 """Share of short rows that also declare their tools; in the others the system prompt alone names them."""
 MOST_TURNS_WITH_TOOLS = 2
 """Declared tools are 200 tokens: a longer conversation would not fit a small model's context with them."""
 LONGEST = 3600
 """Most characters of a row's messages as JSON: about 750 tokens."""
-IN_FORM = 0.08
+IN_FORM = 0.1
 """Share of answers from results whose form the user asks for."""
-ALIKE = 0.65
+ALIKE = 0.6
 """Most of the sequences of three words that two conversations have in common."""
 OPENED = 0.15
 TRAPPED = 0.12
 """Shares of first questions with words before them, and with words that point to the wrong tool."""
-CHASED = 0.15
+CHASED = 0.2
 """Share of questions for both tools whose second call needs what the first found."""
 BY_FULL_NAME = 0.6
 RELATIVE = 0.45
@@ -136,8 +156,10 @@ BOTH = {
 }
 """What needs both tools: the intent of its query, and what is searched for, a page by its English title."""
 
-COUNTED = "goal|assist|point|game|win|start|shot|loss|but|passe|match|victoire|gain|départ|défaite|tir"
+COUNTED = "goal|assist|point|game|win|start|shot|but|passe|match|victoire|gain|départ|défaite|tir"
 """What answers count, without its plural s."""
+MONTHS = {"10": {"en": "October", "fr": "octobre"}, "11": {"en": "November", "fr": "novembre"}}
+"""The months that the season under way has had."""
 NUMBERS = {"en": ("", "one", "two", "three", "four"), "fr": ("", "une", "deux", "trois", "quatre")}
 
 Message = dict[str, Any]
@@ -170,15 +192,29 @@ class World:
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
+        self.skaters = {season: self._without_ties(season) for season in GAMES_PLAYED}
+
+    def _without_ties(self, season: str) -> dict[str, dict[str, int]]:
+        """What every skater of a season did, drawn until nobody ties with one of the three that lead."""
+        players = [player for player in SKATERS if season in _seasons(player)]
+        drawn = ({player: self._line(player, season, attempt) for player in players} for attempt in itertools.count())
+        return next(
+            lines
+            for lines in drawn
+            if all(_leads_apart([line[what] for line in lines.values()]) for what in ("goals", "points"))
+        )
 
     def _random(self, *key: str) -> Random:
         return Random(f"{self.seed}:{':'.join(key)}")
 
-    def skater(self, player: str, season: str) -> dict[str, int]:
-        random, most = self._random(player, season), GAMES_PLAYED[season]
+    def _line(self, player: str, season: str, attempt: int) -> dict[str, int]:
+        random, most, kind = self._random(player, season, str(attempt)), GAMES_PLAYED[season], SKATERS[player][1]
         gp = random.randint(most * 3 // 4, most)
-        goals, assists = random.randint(gp // 12, gp // 2), random.randint(gp // 6, gp * 3 // 4)
+        goals, assists = round(gp * random.uniform(*kind.goals)), round(gp * random.uniform(*kind.assists))
         return {"gp": gp, "goals": goals, "assists": assists, "points": goals + assists}
+
+    def skater(self, player: str, season: str) -> dict[str, int]:
+        return dict(self.skaters[season][player])
 
     def split(self, player: str, season: str, split: str) -> dict[str, int]:
         """Of `home` and `away`, which add up to the total, of another split or of an opponent."""
@@ -194,7 +230,7 @@ class World:
             "third_period": total["gp"],
             "back_to_back": max(2, total["gp"] // 7),
         }
-        gp = games.get(split) or random.randint(2, 4)
+        gp = games.get(split) or self.meetings(split, season)
         share = {"power_play": 0.3, "third_period": 0.4}.get(split, gp / total["gp"])
         goals, assists = (
             min(total[name], round(total[name] * share * random.uniform(0.6, 1.5))) for name in ("goals", "assists")
@@ -208,21 +244,24 @@ class World:
 
     def shots(self, player: str, season: str) -> dict[str, Any]:
         total = self.skater(player, season)
-        shots = max(total["goals"] * self._random(player, season, "shots").randint(6, 12), total["gp"])
+        a_goal = self._random(player, season, "shots").randint(*SKATERS[player][1].shots_a_goal)
+        shots = max(total["goals"] * a_goal, total["gp"] * 3 // 2)
         return {"gp": total["gp"], "shots": shots, "shooting_pct": round(100 * total["goals"] / shots, 1)}
 
     def ice_time(self, player: str, season: str) -> dict[str, Any]:
-        minutes = self._random(player, season, "ice_time").randint(110, 245) / 10
+        minutes = round(self._random(player, season, "ice_time").uniform(*SKATERS[player][1].minutes), 1)
         return {"gp": self.skater(player, season)["gp"], "minutes": minutes}
 
     def goalie(self, player: str, season: str) -> dict[str, Any]:
         random = self._random(player, season, "goalie")
         gp = GAMES_PLAYED[season] * random.randint(35, 50) // 100
+        save_pct = random.randint(885, 925) / 1000
+        gaa = (1 - save_pct) * random.uniform(26, 31)  # Of so many shots a game.
         return {
             "gp": gp,
             "wins": gp * random.randint(40, 62) // 100,
-            "save_pct": random.randint(885, 925) / 1000,
-            "gaa": random.randint(230, 330) / 100,
+            "save_pct": save_pct,
+            "gaa": (round(50 * gaa) * 2 + 1) / 100,  # Odd, so that JSON writes both decimals.
         }
 
     def goalie_split(self, player: str, season: str, split: str) -> dict[str, Any]:
@@ -260,10 +299,12 @@ class World:
         wins, gp = (home if split == "home" else total["wins"] - home), total["gp"] // 2
         return {"gp": gp, "wins": wins, "losses": gp - wins}
 
+    def meetings(self, opponent: str, season: str) -> int:
+        return 2 if season == NOW else self._random("meetings", opponent, season).randint(2, 4)
+
     def series(self, opponent: str, season: str) -> dict[str, int]:
-        random = self._random("series", opponent, season)
-        gp = random.randint(2, 4) if season != NOW else 2
-        wins = random.randint(0, gp)
+        gp = self.meetings(opponent, season)
+        wins = self._random("series", opponent, season).randint(0, gp)
         return {"gp": gp, "wins": wins, "losses": gp - wins}
 
     def last_game(self, opponent: str) -> dict[str, Any]:
@@ -279,9 +320,9 @@ class World:
         }
 
     def leaders(self, season: str, what: str) -> list[dict[str, Any]]:
-        played = [player for player in SKATERS if season in _seasons(player)]
-        ranked = sorted(played, key=lambda player: (-self.skater(player, season)[what], player))
-        return [{"player": player, what: self.skater(player, season)[what]} for player in ranked[:3]]
+        lines = self.skaters[season]
+        ranked = sorted(lines, key=lambda player: -lines[player][what])
+        return [{"player": player, what: lines[player][what]} for player in ranked[:3]]
 
 
 class Stanley:
@@ -291,11 +332,16 @@ class Stanley:
         self.random = Random(seed)
         self.world = World(seed)
         self.stats, self.talk, self.facts = load("stats"), load("talk"), load("history")["fact"]
+        self.names = _names(self.facts)
         self.language = "en"
         self.opening: set[str] = set()
         """What no other row may open with: the first question, and what would make another one much the same."""
         self.plainly = ""
         """The latest question from a template, with full name and season."""
+        self.worded = False
+        """Whether the question at hand has words around it: a form is then not asked for as well."""
+        self.introduced: set[str] = set()
+        """The words before questions that this user has used."""
         self.told: Said | None = None
         self.before: Said | None = None
 
@@ -303,6 +349,7 @@ class Stanley:
         """One row of a route, in a language of the day."""
         self.language = "fr" if self._chance(FRENCH) else "en"
         self.opening, self.plainly, self.told, self.before = set(), "", None, None
+        self.worded, self.introduced = False, set()
         in_system = _other(self.language) if self._chance(OTHER_SYSTEM) else self.language
         system = self.random.choice(self.talk["system"][in_system])
         (turns,) = self.random.choices(range(1, len(USER_TURNS) + 1), USER_TURNS)
@@ -343,26 +390,27 @@ class Stanley:
             messages += self._written(self._pick(("article", "commentary")), slots, follows=True)
             return messages + self._go_on(turns - 2, self._after_statistic)
         if self._chance(0.5):
-            messages = self._statistic() + self._instead(self._history)
+            messages, follow = self._statistic() + self._instead(self._history), self._after_archive
         else:
-            messages = self._history() + self._instead(self._statistic)
-        return messages + self._go_on(turns - 2, self._small_talk)
+            messages, follow = self._history() + self._instead(self._statistic), self._after_statistic
+        return messages + self._go_on(turns - 2, follow)
 
     def none(self, turns: int) -> list[Message]:
         if self._chance(0.24):
-            return self._chat() + self._go_on(min(turns, 3) - 1, lambda: self._again_in_form() or self._small_talk())
+            return self._chat("hello", "ask") + self._go_on(min(turns, 3) - 1, self._after_chat)
         topic = self._pick(("outside", "attack"))
         messages = self._outside() if topic == "outside" else self._attack()
         if turns > 1:
             messages += self._again(topic)
-        return messages + self._go_on(min(turns, 3) - 2, self._small_talk)
+        return messages + (self._last_words() if turns > 2 else [])
 
     # --- openings
 
-    def _chat(self) -> list[Message]:
-        question, answer = self._pick(self.talk["chat"][self.language])
-        said = Said("chat", {}, {self.language: [answer], _other(self.language): []})
-        return self._turn(self._stand_alone(question), [], said)
+    def _chat(self, *topics: str) -> list[Message]:
+        words = [pair for topic in topics for pair in self.talk["chat"][topic][self.language]]
+        question, answer = self._pick(words)
+        self.opening = self.opening or {question}
+        return self._turn(question, [], Said("chat", {}, {self.language: [answer], _other(self.language): []}))
 
     def _statistic(self) -> list[Message]:
         intent = self._pick(INTENTS)
@@ -378,10 +426,7 @@ class Stanley:
         """What an article or the commentary says of a player."""
         slots = slots or self._slots("totals")
         call = self._view(intent, slots)
-        if follows:
-            question = self._pick(self.stats[intent]["then"][self.language])
-        else:
-            question = self._stand_alone(self._question(intent, slots))
+        question = self._then(intent, slots) if follows else self._stand_alone(self._question(intent, slots))
         return self._turn(question, [call], self._said(intent, slots))
 
     def _together(self) -> list[Message]:
@@ -447,7 +492,7 @@ class Stanley:
     def _attack(self) -> list[Message]:
         words = self.talk["attack"]
         demand, answers = self._pick(words[self.language])
-        question, answer = str(self._pick(words["fronts"][self.language])).format(demand=demand), self._pick(answers)
+        question, answer = self._put(words["fronts"][self.language], demand), self._pick(answers)
         self.opening = {question, f"{demand} {answer}"}
         return [_user(question), _say(answer)]
 
@@ -456,7 +501,7 @@ class Stanley:
     def _go_on(self, turns: int, follow: Callable[[], list[Message]]) -> list[Message]:
         messages: list[Message] = []
         for left in range(turns, 0, -1):
-            messages += self._small_talk() if left == 1 and self._chance(0.2) else follow()
+            messages += self._last_words() if left == 1 and self._chance(0.2) else follow()
         return messages
 
     def _after_statistic(self) -> list[Message]:
@@ -495,8 +540,20 @@ class Stanley:
             return self._history(self._fact(follows["to"]), self._pick(follows[self.language]))
         return self._instead(self._history)
 
-    def _small_talk(self) -> list[Message]:
-        question, answer = self._pick(self.talk["thanks"][self.language])
+    def _after_chat(self) -> list[Message]:
+        return (self._again_in_form() if self._chance(0.6) else []) or self._chat("ask")
+
+    def _last_words(self) -> list[Message]:
+        """Thanks or a farewell, as fits what was found, not found or refused."""
+        told = self.told
+        moods = ["found"]
+        if told is None:
+            moods = ["refused"]
+        elif told.intent in ("nothing", "broken", "injected"):
+            moods = ["nothing"]
+        elif told.slots.get("fact", {}).get("category") == "history":
+            moods = ["found", "archive"]
+        question, answer = self._pick([pair for mood in moods for pair in self.talk["thanks"][mood][self.language]])
         return [_user(question), _say(answer)]
 
     def _other_split(self) -> list[Message]:
@@ -506,8 +563,7 @@ class Stanley:
         if not told or not intents:
             return []
         intent = self._pick(intents)
-        question = self._pick(self.stats[intent]["then"][self.language])
-        return self._ask(intent, dict(told.slots), question)
+        return self._ask(intent, dict(told.slots), self._then(intent, told.slots))
 
     def _other_player(self) -> list[Message]:
         told = self.told
@@ -561,7 +617,7 @@ class Stanley:
         call = self._query(told.intent, slots)
         slots.update(before_points=slots["points"], before_gp=slots["gp"], before=slots["season"])
         slots.update({name: told.slots[name] for name in ("points", "gp", "season")})
-        question = self._pick(self.stats["year_before"][self.language])
+        question = _fill(self._pick(self.stats["year_before"][self.language]), slots, self.language)
         return self._turn(question, [call], self._said("year_before", slots))
 
     def _judge(self) -> list[Message]:
@@ -575,6 +631,7 @@ class Stanley:
             "second": second.slots["called"],
             "n1": first.slots["points"],
             "n2": second.slots["points"],
+            "season": two.slots["season"],
         }
         self.before = None
         return self._from_memory("judge", slots)
@@ -585,34 +642,50 @@ class Stanley:
         return self._from_memory("recall", self.told.slots)
 
     def _again_in_form(self) -> list[Message]:
-        """The last answer in another form, from what is at hand."""
-        if not self.told:
+        """The last answer in another form, from what is at hand; not where it was given in one already."""
+        if not self.told or not self.told.given:
             return []
         request, answer = self._form(self.told, "again")
+        self.told.given = ""
         return [_user(request), _say(answer)] if request else []
 
     def _instead(self, ask: Callable[[], list[Message]]) -> list[Message]:
         """Another question in place of the last."""
         self.told = self.before = None
-        messages = ask()
-        words = self._pick(self.talk["instead"][self.language])
-        return [_user(words.format(question=messages[0]["content"])), *messages[1:]]
+        return self._introduced("instead", ask)
 
     def _in_the_other_language(self) -> list[Message]:
         self.language = _other(self.language)
         self.told = self.before = None
-        messages = self._statistic()
-        words = self._pick(self.talk["switch"][self.language])
-        return [_user(words.format(question=messages[0]["content"])), *messages[1:]]
+        return self._introduced("switch", self._statistic)
+
+    def _introduced(self, topic: str, ask: Callable[[], list[Message]]) -> list[Message]:
+        """A question with words of a topic before it, other ones each time."""
+        self.worded = True
+        messages = ask()
+        choices = self.talk[topic][self.language]
+        fresh = [words for words in choices if words not in self.introduced]
+        return [_user(self._put(fresh or choices, messages[0]["content"])), *messages[1:]]
+
+    def _put(self, choices: Sequence[str], question: str) -> str:
+        """Words around a question, which keeps its capital where it begins a sentence, or with a name."""
+        fit = [words for words in choices if ":" not in words or ":" not in question]
+        words = str(self._pick(fit or choices))
+        self.introduced.add(words)
+        before = re.split(r"{\w+}", words)[0].rstrip()
+        first = re.match(r"[\w.]+", question)
+        if before and before[-1] not in ".?!" and first and first[0] not in self.names:
+            question = question[0].lower() + question[1:]
+        return re.sub(r"{(?:question|demand)}", lambda _: question, words)
 
     def _again(self, topic: str) -> list[Message]:
-        words = self.talk[topic]
-        return [_user(self._pick(words["again"][self.language])), _say(self._pick(words["still"][self.language]))]
+        question, answers = self._pick(self.talk[topic]["again"][self.language])
+        return [_user(question), _say(self._pick(answers))]
 
     def _from_memory(self, topic: str, slots: Slots) -> list[Message]:
         words = self.talk[topic]
-        answer = _fill(self._pick(words["answer"][self.language]), slots, self.language)
-        return [_user(self._pick(words[self.language])), _say(answer)]
+        question, answer = (self._pick(choices[self.language]) for choices in (words, words["answer"]))
+        return [_user(_fill(question, slots, self.language)), _say(_fill(answer, slots, self.language))]
 
     # --- their parts
 
@@ -631,7 +704,9 @@ class Stanley:
             season = self._pick(tuple(GAMES_PLAYED))
         slots = self._with_player({"season": season, "opponent": self._pick(OPPONENTS)}, player)
         if intent == "compare":
-            slots["other"] = self._pick(self._others(slots))
+            points = self.world.skater(player, season)["points"]
+            others = self._others(slots)
+            slots["other"] = self._pick([one for one in others if self.world.skater(one, season)["points"] != points])
         return slots
 
     def _with_player(self, slots: Mapping[str, Any], player: str) -> Slots:
@@ -653,20 +728,27 @@ class Stanley:
         self.plainly = _fill(words, {**plainly, "called": slots["player"]}, self.language)
         return _fill(words, {**plainly, "when": when} if when else plainly, self.language)
 
+    def _then(self, intent: str, slots: Slots) -> str:
+        """A question that follows on another one about the same."""
+        return _fill(self._pick(self.stats[intent]["then"][self.language]), slots, self.language)
+
     def _stand_alone(self, question: str, trap: str = "") -> str:
         """A question; the first one at times with words around it, which may point to the wrong tool."""
         if self.opening:
             return question
         self.opening = {question, self.plainly or question}
         around = f"trap_{trap}" if trap and self._chance(TRAPPED) else "opener" if self._chance(OPENED) else ""
-        return str(self._pick(self.talk[around][self.language])).format(question=question) if around else question
+        self.worded = bool(around)
+        return self._put(self.talk[around][self.language], question) if around else question
 
     def _ask(self, intent: str, slots: Slots, question: str | None = None) -> list[Message]:
         """A question for the statistics, its query and the answer from the rows that came back."""
         calls = [self._query(intent, slots)]
         if intent == "compare":
             other = self.world.skater(slots["other"], slots["season"])
-            slots.update(other_points=other["points"], other_gp=other["gp"])
+            two = [(slots["points"], slots["gp"], slots["called"]), (other["points"], other["gp"], slots["other"])]
+            (n1, gp1, first), (n2, gp2, second) = sorted(two, reverse=True)
+            slots.update(first=first, n1=n1, gp1=gp1, second=second, n2=n2, gp2=gp2)
             arguments = {"table": "skaters", "player": slots["other"], "season": slots["season"]}
             calls.append(("parquet_query", arguments, self._rows(other)))
         question = question or self._stand_alone(self._question(intent, slots), "statistics")
@@ -675,10 +757,11 @@ class Stanley:
     def _turn(self, question: str, calls: Sequence[Call], said: Said, *, in_turn: bool = False) -> list[Message]:
         """A question, its calls with their results (at once, or `in_turn`), and the answer, now and then in a form."""
         answer = self._pick(said.answers[self.language])
-        if self._chance(IN_FORM):
+        if self._chance(IN_FORM) and not self.worded and ":" not in question:
             request, shaped = self._form(said, "now")
             if request:
-                question, answer = request.replace("{question}", question), shaped
+                question, answer = self._put([request], question), shaped
+        self.worded = False
         said.given = answer if answer in said.answers[self.language] else ""
         groups = [[call] for call in calls] if in_turn else [calls] if calls else []
         self.told, self.before = said, None
@@ -696,7 +779,7 @@ class Stanley:
         return "", ""
 
     def _shaped(self, name: str, said: Said) -> tuple[Sequence[str], str]:
-        """The answers that have a form, and the number that the request for it names."""
+        """The answers that have a form which the given one lacks, and the number that the request for it names."""
         answers = [answer for answer in said.answers[self.language] if answer != said.given]
         items = said.items.get(self.language, ())
         if name == "language":
@@ -705,14 +788,16 @@ class Stanley:
             return [said.given.upper()] if said.given else [answer.upper() for answer in answers], ""
         if name == "few_words":
             most = self._pick((8, 10, 12, 15, 20, 25))
-            return [answer for answer in answers if _words(answer) < most], str(most)
+            fits = [answer for answer in answers if _words(answer) < most]
+            return [] if said.given and _words(said.given) < most else fits, str(most)
         if name == "items":
             whole = "\n".join(f"- {item}" for item in items)
             return [whole] if items else [], NUMBERS[self.language][len(items)]
         if name == "table":
             return [said.table[self.language]] if said.table else [], ""
         number = {"one_sentence": 1, "two_sentences": 2}[name]
-        return [answer for answer in answers if _sentences(answer) == number], ""
+        fits = [answer for answer in answers if _sentences(answer) == number]
+        return [] if said.given and _sentences(said.given) == number else fits, ""
 
     def _said(self, intent: str, slots: Slots) -> Said:
         """What can be said of an intent, from the figures in `slots`."""
@@ -791,8 +876,8 @@ class Stanley:
 
     def _view(self, category: str, slots: Slots) -> Call:
         """The search for what is said of a player."""
-        place = self.random.randrange(len(self.stats["views"]["en"]))
-        slots.update({f"view_{language}": self.stats["views"][language][place] for language in ("en", "fr")})
+        views = self.stats["views"]
+        slots["view_en"], slots["view_fr"] = self._pick(views["any"] + views[SKATERS[slots["player"]][1].position])
         text = f"{slots['player']}{' ' if self.language == 'fr' else ''}: {slots[f'view_{self.language}']}."
         arguments = {"query": slots["player"], "category": category}
         return "pinecone_search", arguments, {"matches": self._matches([text]), "sample": True}
@@ -838,7 +923,7 @@ def _unheard(
     for attempt in range(2000):
         route = route if attempt < 200 else "parquet"
         row = stanley.conversation(route)
-        if stanley.opening & opened or len(_json(row["messages"])) > LONGEST:
+        if stanley.opening & opened or len(_json(row["messages"])) > LONGEST or _repeats(row["messages"]):
             continue
         # Only a conversation on the same route and in the same language can say the same.
         new, others = _sequences(row), said.setdefault((route, stanley.language), [])
@@ -860,6 +945,30 @@ def _sequences(row: Mapping[str, Any]) -> set[str]:
     return {" ".join(words[i : i + 3]) for i in range(max(1, len(words) - 2))}
 
 
+def _repeats(messages: Sequence[Message]) -> bool:
+    """Whether somebody says the same twice, or a call asks for what is at hand."""
+    said = [(message["role"], message["content"]) for message in messages if message["content"]]
+    called = [call["function"]["arguments"] for message in messages for call in message.get("tool_calls", ())]
+    return len(set(said)) < len(said) or len(set(called)) < len(called)
+
+
+def _names(facts: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Words that keep their capital wherever they stand."""
+    names = {word for name in (*SKATERS, *GOALIES, *OPPONENTS) for word in name.split()} | {"I"}
+    for fact in facts:
+        for language in ("en", "fr"):
+            # What begins a sentence may be any word; May before a figure is a month.
+            names.update(re.findall(r"(?<=[\w,;] )[A-ZÉ][\w.]*\b(?! \d)", fact["passage"][language]))
+            names.update(re.findall(r"\b[A-ZÉ][\w.]*", fact["query"][language]))
+    return names
+
+
+def _leads_apart(figures: Sequence[int]) -> bool:
+    """Whether the three highest differ, and nobody else has as much as the third."""
+    highest = sorted(figures, reverse=True)[:4]
+    return len(set(highest)) == len(highest)
+
+
 def _user(text: str) -> Message:
     return {"role": "user", "content": text}
 
@@ -873,7 +982,7 @@ def _other(language: str) -> str:
 
 
 def _seasons(player: str) -> list[str]:
-    first = (SKATERS | GOALIES)[player]
+    first = GOALIES[player] if player in GOALIES else SKATERS[player][0]
     return [season for season in GAMES_PLAYED if int(season[:4]) >= first]
 
 
@@ -883,14 +992,31 @@ def _before(season: str) -> str:
 
 
 def _fill(text: str, slots: Mapping[str, Any], language: str) -> str:
-    """A template filled in, decimals as the language writes them."""
+    """A template filled in, in the tense of its season, with dates and decimals as the language writes them."""
     shown = {name: _number(value, language) for name, value in slots.items()}
     shown["player"], shown["view"] = shown.get("called", ""), shown.get(f"view_{language}", "")
-    shown["of_player"] = f"d'{shown['player']}" if shown["player"][:1] in tuple("AEIOU") else f"de {shown['player']}"
+    shown["of_player"], shown["of_other"] = _of(shown["player"]), _of(shown.get("other", ""))
     if "save_pct" in slots:  # Three decimals, as in .930
         save_pct = f"{slots['save_pct']:.3f}"
         shown["save_pct"] = save_pct.replace(".", ",") if language == "fr" else save_pct.removeprefix("0")
-    return _singular(text.format(**shown), language)
+    if "date" in slots:
+        shown["date"] = _date(slots["date"], language)
+    return _singular(_in_tense(text, slots.get("season") == NOW).format(**shown), language)
+
+
+def _in_tense(text: str, now: bool) -> str:
+    """`[is|was]`: the first of the season under way, the second of one that is over."""
+    return re.sub(r"\[([^\[\]|]*)\|([^\[\]|]*)\]", r"\1" if now else r"\2", text)
+
+
+def _of(name: str) -> str:
+    return f"d'{name}" if name.startswith(tuple("AEIOU")) else f"de {name}"
+
+
+def _date(date: str, language: str) -> str:
+    year, month, day = date.split("-")
+    name = MONTHS[month][language]
+    return f"{day} {name} {year}" if language == "fr" else f"{name} {day}, {year}"
 
 
 def _number(value: Any, language: str) -> str:
