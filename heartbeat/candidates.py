@@ -12,9 +12,9 @@ from heartbeat.calibration import Calibration, Confidence
 from heartbeat.catalog import Catalog, Instance
 from heartbeat.dataset import DatasetStats
 from heartbeat.durations import about
-from heartbeat.job import FineTuneJob
+from heartbeat.job import MAX_RUNTIME_LIMIT_SECONDS, FineTuneJob
 from heartbeat.scout import ModelShape
-from heartbeat.timing import Asking, Timing
+from heartbeat.timing import SCALED_MARK, Asking, Assumed, Timing
 from heartbeat.workload import Workload
 
 MODES = ("resident", "sharded", "streamed")
@@ -22,7 +22,7 @@ MODES = ("resident", "sharded", "streamed")
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A run on one instance in one mode. None is unknown."""
+    """A run on one instance in one mode. None is unknown, or means nothing: what cannot be there takes no time."""
 
     instance_type: str
     gpu: str
@@ -41,8 +41,12 @@ class Candidate:
     """Most that a GPU has in work at once."""
     micro_batches: int
     """Of a step, on each GPU."""
+    packing_efficiency: float | None
+    """Share of those micro-batches that a typical step's conversations fill; None: lengths are not known."""
     seconds: Mapping[str, float]
     """The terms of `hours`; empty where they are unknown."""
+    assumed: tuple[str, ...]
+    """Those of `seconds` that rest on no measurement (`timing.Assumed`)."""
     step_seconds: Mapping[str, float]
     """What a step is made of; it takes the longest."""
     step_flops: Mapping[str, float]
@@ -69,8 +73,20 @@ class Candidate:
     """Where the job is stopped: the clock, or what the budget pays for, whichever comes first."""
     steps_in_time: int | None
     """Steps that end before it."""
+    can_be: bool
+    """Whether memory, the GPU and their number allow it. Where not, nothing is said of its seconds and dollars."""
     problems: tuple[str, ...]
     """Why it cannot be; empty where it can."""
+
+    @property
+    def guess(self) -> str:
+        """What a figure of its time or dollars is marked with."""
+        return SCALED_MARK if self.confidence == "scaled" else ""
+
+    @property
+    def assumed_seconds(self) -> float:
+        """The part of the run that rests on no measurement, whatever its steps do."""
+        return sum(self.seconds[name] for name in self.assumed)
 
     @property
     def memory_shortage(self) -> float:
@@ -80,10 +96,15 @@ class Candidate:
         return max(gpu, 0.0) + max(host, 0.0)
 
     def summary(self) -> str:
-        """`ml.p5.4xlarge: 7.1 h, $56`."""
-        hours = "unknown time" if self.hours is None else about(self.hours * 3600)
-        usd = "unknown price" if self.usd_on_demand is None else f"${self.usd_on_demand:,.0f}"
+        """`ml.p5.4xlarge: 7.1 h, $56`; `ml.p4d.24xlarge: ~2.3 h, ~$59` where it is scaled."""
+        hours = "unknown time" if self.hours is None else self.guess + about(self.hours * 3600)
+        usd = "unknown price" if self.usd_on_demand is None else self.guess + whole_dollars(self.usd_on_demand)
         return f"{self.instance_type}: {hours}, {usd}{' at an old price' if self.price_is_old else ''}"
+
+
+def whole_dollars(usd: float) -> str:
+    """`$1,170`, and cents where a dollar is much: `$0.42`."""
+    return f"${usd:,.0f}" if usd >= 10 else f"${usd:,.2f}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +122,7 @@ class Request:
     """The user's own rates, of a whole instance."""
     quotas: Mapping[str, int] | None
     calibration: Calibration
+    assumed: Assumed
     today: date
 
     @property
@@ -133,21 +155,28 @@ def _candidate(request: Request, instance: Instance, mode: str) -> Candidate:
         host_gib=instance.host_memory_gib * memory.USABLE_HOST_SHARE,
     )
     gpu, host = fit.gpu, fit.host
-    time = timing.estimate(
-        shape,
-        job,
-        fit.work,
-        instance,
-        mode,
-        request.calibration,
-        layout=fit.layout,
-        tokens_per_second=request.tokens_per_second.get(instance.instance_type),
+    cannot_be = _cannot_be(instance, mode, sum(gpu.values()), sum(host.values()))
+    # Seconds of what cannot be there would be a guess dressed as a number.
+    time = (
+        None
+        if cannot_be
+        else timing.estimate(
+            shape,
+            job,
+            fit.work,
+            instance,
+            mode,
+            request.calibration,
+            layout=fit.layout,
+            tokens_per_second=request.tokens_per_second.get(instance.instance_type),
+            assumed=request.assumed,
+        )
     )
     quota = None if request.quotas is None else request.quotas.get(instance.instance_type, 0)
     price, spot = instance.usd_per_hour, request.spot_usd_per_hour.get(instance.instance_type)
-    clock = request.max_runtime_seconds
+    clock = float(request.max_runtime_seconds)
     if request.budget_usd is not None and price:
-        clock = min(clock, math.floor(request.budget_usd / price * 3600))
+        clock = min(clock, request.budget_usd / price * 3600)
     hours = time.total / 3600 if time else None
     return Candidate(
         instance_type=instance.instance_type,
@@ -162,7 +191,9 @@ def _candidate(request: Request, instance: Instance, mode: str) -> Candidate:
         host_terms_gib=host,
         micro_batch_tokens=fit.work.micro_batch_tokens,
         micro_batches=fit.work.micro_batches_per_gpu(instance.num_gpus),
+        packing_efficiency=fit.work.packing_efficiency(instance.num_gpus),
         seconds=time.run if time else {},
+        assumed=time.assumed if time else (),
         step_seconds=time.step if time else {},
         step_flops=time.work.flops if time else {},
         step_bytes=time.work.bytes if time else {},
@@ -179,26 +210,18 @@ def _candidate(request: Request, instance: Instance, mode: str) -> Candidate:
         confidence=time.confidence if time else "unknown",
         sources=time.sources if time else (),
         quota=quota,
-        max_runtime_seconds=max(clock, 1),
-        steps_in_time=_steps_in_time(time, clock) if time else None,
-        problems=tuple(_problems(request, instance, mode, sum(gpu.values()), sum(host.values()), time, quota)),
+        max_runtime_seconds=max(math.floor(clock), 1),
+        steps_in_time=time.steps_within(clock) if time else None,
+        can_be=not cannot_be,
+        problems=tuple(cannot_be or _refused(request, instance, time, quota)),
     )
 
 
-def _problems(
-    request: Request,
-    instance: Instance,
-    mode: str,
-    gpu_gib: float,
-    host_gib: float,
-    time: Timing | None,
-    quota: int | None,
-) -> list[str]:
+def _cannot_be(instance: Instance, mode: str, gpu_gib: float, host_gib: float) -> list[str]:
+    """What no clock, budget or quota changes: the GPU, how many of them there are, and memory."""
     if not instance.bf16:
         return [f"has GPUs ({instance.gpu}) that do not compute in bf16, which the trainer needs"]
     found = []
-    if quota == 0:
-        found.append("has a quota of 0 training jobs in this account; ask for 1 in Service Quotas")
     if mode == "sharded" and instance.num_gpus == 1:
         found.append("MODE=sharded needs several GPUs, and this has 1")
     if gpu_gib > instance.gpu_memory_gib:
@@ -207,9 +230,20 @@ def _problems(
     host = instance.host_memory_gib * memory.USABLE_HOST_SHARE
     if host_gib > host:
         found.append(f"needs {host_gib:.0f} GiB of host memory, {host_gib - host:.0f} more than {host:.0f} usable")
+    return found
+
+
+def _refused(request: Request, instance: Instance, time: Timing | None, quota: int | None) -> list[str]:
+    """What stands in the way of a run that could be there."""
+    found = []
+    if quota == 0:
+        found.append("has a quota of 0 training jobs in this account; ask for 1 in Service Quotas")
     clock = request.max_runtime_seconds
     if time and time.total > clock:
-        found.append(f"takes {about(time.total)}, {about(time.total - clock)} over the clock of {about(clock)}")
+        taken = f"{time.guess}{about(time.total)}"
+        found.append(f"takes {taken}, {about(time.total - clock)} over the clock of {about(clock)}")
+    if time and time.total > MAX_RUNTIME_LIMIT_SECONDS:
+        found.append("SageMaker ends a job after 28 days, whatever its clock")
     if request.budget_usd is not None:
         found += _over_budget(request.budget_usd, instance.usd_per_hour, time)
     return found
@@ -222,9 +256,4 @@ def _over_budget(budget_usd: float, usd_per_hour: float | None, time: Timing | N
     usd = time.total / 3600 * usd_per_hour
     if usd <= budget_usd:
         return []
-    return [f"costs ${usd:,.2f}, ${usd - budget_usd:,.2f} over the budget of ${budget_usd:,.2f}"]
-
-
-def _steps_in_time(time: Timing, clock_seconds: float) -> int:
-    left = clock_seconds - time.outside_steps
-    return max(0, math.floor(left / time.seconds_per_step))
+    return [f"costs {time.guess}${usd:,.2f}, ${usd - budget_usd:,.2f} over the budget of ${budget_usd:,.2f}"]

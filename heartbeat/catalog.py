@@ -45,7 +45,7 @@ class Instance:
     link_gb_per_second: float | None
     """Between GPUs, of one GPU in one direction."""
     pcie_gb_per_second: float | None
-    """From host memory, of one GPU."""
+    """From host memory, of one GPU when all of them copy at once."""
     peak_tflops: float | None
     """Of one GPU, dense, bf16."""
     memory_gb_per_second: float | None

@@ -113,6 +113,9 @@ class Run:
 _PLAN_WIDTH, _PLAN_HEIGHT = 960, 560
 _PLAN_LEFT, _PLAN_RIGHT, _PLAN_TOP, _PLAN_BOTTOM = 72, 40, 96, 64
 _LABEL_HEIGHT = 27
+_MOST_ABSENT = 4
+_FAR = 5
+"""A budget of more than this many times the dearest run would press all of them together."""
 _STYLE = """
 text{font:12px system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif;fill:#1f2933}
 .title{font-size:19px;font-weight:650}.sub,.tick,.axis-name,.detail{fill:#616e7c}.detail{font-size:11px}
@@ -127,16 +130,23 @@ text{font:12px system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif;fil
 
 
 def hours_and_dollars(
-    runs: Sequence[Run], *, title: str, subtitle: str, limit_hours: float, budget_usd: float | None
+    runs: Sequence[Run],
+    *,
+    title: str,
+    subtitle: str,
+    limit_hours: float,
+    budget_usd: float | None,
+    absent: Sequence[str] = (),
 ) -> str:
     """A whole SVG: each run's hours across and dollars up, both logarithmic, with the clock and the budget.
 
-    Filled points can be run, hollow ones cannot; a point's band is its range. At least one run, all above 0.
+    Filled points can be run, hollow ones cannot; a point's band is its range. At least one run, all above 0. A budget
+    far above all of them is only named. `absent`: what has no place here, and why.
     """
     across = _log_scale([r.hours_low for r in runs] + [r.hours_high for r in runs] + [limit_hours])
-    budget = [budget_usd] if budget_usd else []
-    rates = [(r.usd / r.hours, r) for r in runs]
-    up = _log_scale([rate * hours for rate, r in rates for hours in (r.hours_low, r.hours, r.hours_high)] + budget)
+    dollars = [r.usd / r.hours * hours for r in runs for hours in (r.hours_low, r.hours, r.hours_high)]
+    is_far = budget_usd is not None and budget_usd > _FAR * max(dollars)
+    up = _log_scale([*dollars, budget_usd] if budget_usd and not is_far else dollars)
     right, bottom = _PLAN_WIDTH - _PLAN_RIGHT, _PLAN_HEIGHT - _PLAN_BOTTOM
 
     def x(hours: float) -> float:
@@ -153,6 +163,10 @@ def hours_and_dollars(
         f'<text class="title" x="{_PLAN_LEFT}" y="36">{html.escape(title)}</text>',
         f'<text class="sub" x="{_PLAN_LEFT}" y="58">{html.escape(subtitle)}</text>',
     ]
+    if absent:
+        more = f" and {len(absent) - _MOST_ABSENT} more" if len(absent) > _MOST_ABSENT else ""
+        words = f"not here: {', '.join(absent[:_MOST_ABSENT])}{more}"
+        parts.append(f'<text class="sub" x="{_PLAN_LEFT}" y="{_PLAN_HEIGHT - 28}">{html.escape(words)}</text>')
     for tick in _log_ticks(across):
         parts.append(f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{_PLAN_TOP}" y2="{bottom}"/>')
         words = f"{tick:g} h" if tick >= 1 else f"{tick * 60:.0f} min"
@@ -160,7 +174,7 @@ def hours_and_dollars(
     for tick in _log_ticks(up):
         parts.append(f'<line class="grid" x1="{_PLAN_LEFT}" x2="{right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
         parts.append(
-            f'<text class="tick" text-anchor="end" x="{_PLAN_LEFT - 10}" y="{y(tick) + 4:.1f}">${tick:g}</text>'
+            f'<text class="tick" text-anchor="end" x="{_PLAN_LEFT - 10}" y="{y(tick) + 4:.1f}">${tick:,g}</text>'
         )
     edge, height = x(limit_hours), bottom - _PLAN_TOP
     parts.append(
@@ -169,13 +183,18 @@ def hours_and_dollars(
         f'<text class="limit-name" text-anchor="end" x="{edge - 6:.1f}" y="{_PLAN_TOP + 2}">'
         f"stops at {limit_hours:g} h</text>"
     )
-    if budget_usd:
+    if budget_usd and is_far:
+        parts.append(
+            f'<text class="limit-name" x="{_PLAN_LEFT + 6}" y="{_PLAN_TOP + 16}">'
+            f"budget ${budget_usd:,g}, above this chart</text>"
+        )
+    elif budget_usd:
         level = y(budget_usd)
         parts.append(
             f'<rect class="beyond" x="{_PLAN_LEFT}" y="{_PLAN_TOP}" width="{right - _PLAN_LEFT}" '
             f'height="{level - _PLAN_TOP:.1f}"/>'
             f'<line class="limit" x1="{_PLAN_LEFT}" x2="{right}" y1="{level:.1f}" y2="{level:.1f}"/>'
-            f'<text class="limit-name" x="{_PLAN_LEFT + 6}" y="{level - 6:.1f}">budget ${budget_usd:g}</text>'
+            f'<text class="limit-name" x="{_PLAN_LEFT + 6}" y="{level - 6:.1f}">budget ${budget_usd:,g}</text>'
         )
     placed = _place_labels([(x(r.hours), y(r.usd), _label_width(r)) for r in runs])
     for run, (left, top) in zip(runs, placed, strict=True):

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from typing import Any, Protocol
 
-from heartbeat import conversation, plain_rows
+from heartbeat import conversation, packing, plain_rows
 from heartbeat.conversation import Length, Row
 from heartbeat.doubts import doubts, language
 from heartbeat.held_out import is_held_out_by
@@ -119,6 +119,8 @@ class DatasetStats:
     supervised_tokens: int
     """The part of `tokens` that the loss is taken on."""
     longest_row_tokens: int
+    length_quantiles: Sequence[int]
+    """Tokens of rows that stand for all that are not over-long (`packing.quantiles`): how well a step can be packed."""
     own_held_out_rows: int = 0
     """Sound rows of a held-out file; 0 where there is none, and part of the dataset is held out."""
     sha256: str
@@ -310,6 +312,7 @@ class _Checker:
         self._digest = hashlib.sha256()
         self._figures = dict.fromkeys((f.name for f in fields(DatasetStats)), 0)
         self._histogram = [0] * len(_BUCKETS)
+        self._lengths: Counter[int] = Counter()
         self._tools, self._declared, self._systems = _Names(), _Names(), _Names()
         self._strata = {"routes": _Strata(), "languages": _Strata(), "questions": _Strata()}
         self._held_out = self._near_duplicates = self._left_out = 0
@@ -366,6 +369,7 @@ class _Checker:
             "max_length": self._max_length,
             "tokens_are_exact": self._counter is not None,
             "tools": dict(self._tools.most_common()),
+            "length_quantiles": packing.quantiles(self._lengths),
             "sha256": self._digest.hexdigest(),
         }
         return DatasetReport(
@@ -448,6 +452,8 @@ class _Checker:
                 "and would be left out; shorten it or raise MAX_LENGTH"
             )
             self._find(number, Problem(code="over_long", severity="warning", message=message))
+        else:
+            self._lengths[tokens] += 1
 
     def _compare(self, number: int, row: Row, fingerprint: bytes, held_out: bool) -> None:
         same = self._seen.first(fingerprint, number)

@@ -116,7 +116,13 @@ class FineTuneJob:
     mode: str = _setting("auto", choices=MODES)
     """Where the frozen weights live: on each GPU, split over the GPUs, in host memory, or as fits best."""
 
-    max_runtime_seconds: int = _setting(28_800, whole=True, at_least=1, at_most=MAX_RUNTIME_LIMIT_SECONDS)
+    max_runtime_seconds: int = _setting(
+        28_800,
+        whole=True,
+        at_least=1,
+        at_most=MAX_RUNTIME_LIMIT_SECONDS,
+        why="28 days, the longest that SageMaker lets a training job run",
+    )
     """The clock of the training job, from start-up to upload; the job's StoppingCondition."""
 
     usd_per_hour: float | None = _setting(None, at_least=0, at_most=10_000, optional=True)

@@ -8,9 +8,16 @@ tokens on average fill over 99.8% of their rows of 4,096.
 
 from __future__ import annotations
 
+import math
 import random
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+QUANTILES = 128
+"""Lengths that stand for those of a dataset: a step of 64 documents takes every second one."""
+_MOST_PACKED = 512
+"""Documents of a typical step that are packed to count its rows; more of them fill rows alike."""
 
 
 def pack(lengths: Sequence[int], capacity: int, *, seed: int | str) -> list[list[int]]:
@@ -32,6 +39,34 @@ def pack(lengths: Sequence[int], capacity: int, *, seed: int | str) -> list[list
         shuffle(row)
     shuffle(rows)
     return rows
+
+
+def quantiles(counts: Mapping[int, int], number: int = QUANTILES) -> list[int]:
+    """`number` lengths, ascending, that stand for all: `counts` says how many documents have each. [] of none."""
+    lengths, total = sorted(counts), sum(counts.values())
+    found: list[int] = []
+    before = 0
+    for length in lengths:
+        before += counts[length]
+        # The middle of each of `number` equal parts of all documents in order.
+        found += [length] * (math.ceil(number * before / total - 0.5) - len(found))
+    return found
+
+
+@lru_cache(maxsize=512)
+def typical_rows(lengths: tuple[int, ...], documents: int, capacity: int) -> int:
+    """Rows of `capacity` that so many documents are packed into, whose lengths are spread like these `quantiles`.
+
+    Longer ones than `capacity` count as that long. At least one length and one document.
+    """
+    drawn = min(documents, _MOST_PACKED)
+    some = [min(lengths[len(lengths) * (2 * k + 1) // (2 * drawn)], capacity) for k in range(drawn)]
+    rows = pack(some, capacity, seed=0)
+    if drawn == documents:
+        return len(rows)
+    # The last row is not full; with more documents it would be.
+    emptiest = min(sum(some[index] for index in row) for row in rows)
+    return math.ceil((len(rows) - 1 + emptiest / capacity) * documents / drawn)
 
 
 def _best_fit(order: Sequence[int], lengths: Sequence[int], capacity: int) -> list[list[int]]:

@@ -7,7 +7,7 @@ Each figure comes from the model's shape, the dataset's tokens and what GPUs wer
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from typing import Any, Literal
 from heartbeat import calibration
 from heartbeat.calibration import Calibration
 from heartbeat.candidates import Candidate, Request
+from heartbeat.card import INSTANCE_TYPES as INSTANCE_TYPES
 from heartbeat.card import card_truth_table as card_truth_table
 from heartbeat.catalog import Catalog, Instance
 from heartbeat.dataset import DatasetStats
@@ -24,9 +25,7 @@ from heartbeat.job import FineTuneJob
 from heartbeat.scout import ModelShape
 from heartbeat.serving_plan import ServingPlan as ServingPlan
 from heartbeat.serving_plan import plan_serving as plan_serving
-
-INSTANCE_TYPES = ("ml.p4d.24xlarge", "ml.p3.8xlarge", "ml.g5.12xlarge")
-"""The card's order of preference."""
+from heartbeat.timing import ASSUMED, Assumed
 
 Rank = Literal["preference", "cost", "time"]
 """As the instances are given, the cheapest run first, or the fastest."""
@@ -34,8 +33,17 @@ Rank = Literal["preference", "cost", "time"]
 CLEARLY = 0.9
 """An instance with this share of the chosen one's dollars or hours, or less, is worth naming."""
 
+NEARLY = 1.05
+"""Within this of the fastest, one takes the cheapest."""
+
 _TRIED_FOR_FIXES = 5
 """Instances, the first in order, that a smaller job is looked for on: each takes dozens of plans."""
+
+MUCH_ASSUMED = 0.1
+"""From this share of a run on it is said that nobody measured it."""
+
+_LEAST_NEW_TOKENS, _LEAST_ASKED_ROWS = 32, 16
+"""A smaller job asks for no shorter answers and of no fewer rows: of less nothing could be judged."""
 
 MANY_PASSES = 10
 """Passes over the data from which on a run rather learns it by heart."""
@@ -70,7 +78,11 @@ class Plan:
     passes: float
     """How often each training row is seen."""
     tokens_per_step: float
-    """Estimated."""
+    """On average."""
+    tokens_are_exact: bool
+    """Whether Llama 4's tokenizer counted them; otherwise they are estimates, and so is all that rests on them."""
+    assumed: Assumed
+    """What start and end of a run were taken to be."""
     quotas_checked: bool
     prices_as_of: str
     """Of the instances considered, and whether any is old."""
@@ -99,6 +111,7 @@ def plan_run(
     quotas: Mapping[str, int] | None = None,
     rank: Rank = "preference",
     measured: Calibration | None = None,
+    assumed: Assumed = ASSUMED,
     today: date | None = None,
 ) -> Plan:
     """Plans a run on each of `instance_types`.
@@ -107,7 +120,7 @@ def plan_run(
     `budget_usd` is held against on-demand prices, also with `use_spot`, whose price is unknown unless given.
     `tokens_per_second`: the user's own rates of whole instances. `quotas`: training jobs that the account may run on
     each type at a time (0 where it is left out); None: not checked. `measured`: the stored benchmarks where None.
-    `today` tells which prices are old.
+    `assumed`: what comes before and after the steps. `today` tells which prices are old.
     Raises UnknownInstance for a type that the catalogue lacks, ValueError for a rate of 0 or less.
     """
     for name, rate in (tokens_per_second or {}).items():
@@ -125,6 +138,7 @@ def plan_run(
         tokens_per_second=tokens_per_second or {},
         quotas=quotas,
         calibration=measured or calibration.stored(catalog),
+        assumed=assumed,
         today=today or datetime.now(UTC).date(),
     )
     default = INSTANCE_TYPES if rank == "preference" else tuple(catalog.instances)
@@ -148,6 +162,8 @@ def plan_run(
         use_spot=use_spot,
         passes=request.work.passes,
         tokens_per_step=request.work.step_tokens,
+        tokens_are_exact=stats.tokens_are_exact,
+        assumed=assumed,
         quotas_checked=quotas is not None,
         prices_as_of="; ".join(dict.fromkeys(c.price_note for c in considered)),
     )
@@ -172,14 +188,20 @@ def _alternatives(request: Request, candidates: Sequence[Candidate]) -> list[str
         return []
     every = [request.best(instance) for instance in request.catalog]
     fit = [c for c in every if not c.problems and c.hours is not None and c.usd_on_demand is not None]
-    cheapest = min(fit, key=lambda c: c.usd_on_demand or 0.0)
-    fastest = min(fit, key=lambda c: c.hours or 0.0)
-    better = []
+    cheapest, fastest = min(fit, key=lambda c: c.usd_on_demand or 0.0), _fastest(fit)
+    better: dict[str, list[str]] = {}
     if (cheapest.usd_on_demand or 0.0) <= CLEARLY * first.usd_on_demand:
-        better.append(f"clearly cheaper: {cheapest.summary()} ({cheapest.confidence})")
+        better.setdefault(f"{cheapest.summary()} ({cheapest.confidence})", []).append("cheaper")
     if (fastest.hours or 0.0) <= CLEARLY * first.hours:
-        better.append(f"clearly faster: {fastest.summary()} ({fastest.confidence})")
-    return [f"{words}, where {first.summary()}" for words in better]
+        better.setdefault(f"{fastest.summary()} ({fastest.confidence})", []).append("faster")
+    return [f"clearly {' and '.join(how)}: {words}, where {first.summary()}" for words, how in better.items()]
+
+
+def _fastest(fit: Sequence[Candidate]) -> Candidate:
+    """The cheapest of those that are hardly slower than the fastest. All have hours; at least one."""
+    least = min(c.hours or 0.0 for c in fit)
+    near = [c for c in fit if (c.hours or 0.0) <= NEARLY * least]
+    return min(near, key=lambda c: (c.usd_on_demand is None, c.usd_on_demand or 0.0))
 
 
 # --- refusals and what would help
@@ -188,63 +210,90 @@ def _alternatives(request: Request, candidates: Sequence[Candidate]) -> list[str
 def _refusal(request: Request, nearest: Sequence[Candidate]) -> str:
     if not request.work.training_rows:
         return (
-            f"no row of the {request.stats.rows} is left to train on; add rows, raise MAX_LENGTH="
-            f"{request.job.max_length} or lower HELD_OUT_FRACTION={request.job.held_out_fraction:g}"
+            f"no row of the {request.stats.rows:,} is left to train on: {request.stats.over_long_rows:,} are over "
+            f"MAX_LENGTH={request.job.max_length}; shorten them, or raise MAX_LENGTH to at most 8191"
         )
     why = "; ".join(f"{c.instance_type} ({c.mode}) {', '.join(c.problems)}" for c in nearest)
-    fixes = _fixes(request, nearest)
-    what = "What would fit: " + "; ".join(fixes) if fixes else "No change of one setting makes it fit"
-    return f"this run fits no instance asked for: {why}. {what}."
+    return f"this run fits no instance asked for: {why}. {_what_would_fit(request, nearest)}."
 
 
-def _fixes(request: Request, nearest: Sequence[Candidate]) -> list[str]:
-    smaller = [_smaller_job(request, request.catalog.get(c.instance_type)) for c in nearest[:_TRIED_FOR_FIXES]]
+def _what_would_fit(request: Request, nearest: Sequence[Candidate]) -> str:
+    tried: dict[str, None] = {}
+    smaller = []
+    for candidate in nearest[:_TRIED_FOR_FIXES]:
+        for change in _changes(request, candidate):
+            tried |= dict.fromkeys(name.upper() for name in change)
+            found = replace(request, job=replace(request.job, **change)).best(_instance(request, candidate))
+            if not found.problems:
+                smaller.append((change, found))
+                break
     # The one that keeps most steps is the nearest; of several, the first in the order of preference.
-    best = max((fix for fix in smaller if fix), key=lambda fix: fix[0], default=None)
-    fixes = [best[1]] if best else []
+    most = max(smaller, key=lambda fix: fix[0].get("max_steps", request.job.max_steps), default=None)
+    fixes = [f"{_in_words(request.job, most[0])} ({most[1].summary()})"] if most else []
     asked = {candidate.instance_type for candidate in nearest}
     others = [request.best(instance) for instance in request.catalog if instance.instance_type not in asked]
     fit = [c for c in others if not c.problems and c.hours is not None]
-    cheapest = min(fit, key=lambda c: (c.usd_on_demand is None, c.usd_on_demand or 0.0), default=None)
-    fastest = min(fit, key=lambda c: c.hours or 0.0, default=None)
-    for found in dict.fromkeys(c.summary() for c in (cheapest, fastest) if c):
-        fixes.append(found)
-    return fixes
+    if fit:
+        cheapest = min(fit, key=lambda c: (c.usd_on_demand is None, c.usd_on_demand or 0.0))
+        fixes += dict.fromkeys(c.summary() for c in (cheapest, _fastest(fit)))
+    if fixes:
+        return "What would fit: " + "; ".join(fixes)
+    if not tried:
+        return "No setting of the job would make it fit"
+    return f"None of the changes tried, one at a time ({', '.join(tried)}), makes it fit"
 
 
-def _smaller_job(request: Request, instance: Instance) -> tuple[int, str] | None:
-    """The least change of the job's settings that makes it fit on this instance: the steps it keeps, and in words."""
+def _instance(request: Request, candidate: Candidate) -> Instance:
+    return request.catalog.get(candidate.instance_type)
+
+
+def _in_words(job: FineTuneJob, change: Mapping[str, Any]) -> str:
+    """`MAX_STEPS=175 instead of 400`."""
+    before, after = job.to_hyperparameters(), replace(job, **change).to_hyperparameters()
+    return ", ".join(f"{name}={after[name]} instead of {before[name]}" for name in map(str.upper, change))
+
+
+def _changes(request: Request, candidate: Candidate) -> Iterator[dict[str, Any]]:
+    """Changes of the job that may make it fit where this candidate does not, the least first."""
     job = request.job
-    changes: list[dict[str, Any]] = [{"mode": "auto"}] if job.mode != "auto" else []
-    changes.append({"eval_every_steps": job.max_steps})
-    length = job.max_length
-    while length // 2 >= max(request.stats.longest_row_tokens, 256):
-        length //= 2
-        changes.append({"max_length": length})
-    fewer = _fewer_steps(request, instance)
-    for change in [*changes, *([fewer] if fewer else [])]:
-        candidate = replace(request, job=replace(job, **change)).best(instance)
-        if not candidate.problems:
-            words = (f"{name.upper()}={value} instead of {getattr(job, name)}" for name, value in change.items())
-            return change.get("max_steps", job.max_steps), f"{', '.join(words)} ({candidate.summary()})"
-    return None
+    if not _instance(request, candidate).bf16:
+        return
+    if job.mode != "auto":
+        yield {"mode": "auto"}
+    if not candidate.memory_shortage:
+        if job.eval_every_steps < job.max_steps:
+            yield {"eval_every_steps": job.max_steps}
+        for tokens in _halves(job.eval_max_new_tokens, _LEAST_NEW_TOKENS):
+            yield {"eval_max_new_tokens": tokens}
+        for rows in _halves(min(job.eval_generate_rows, request.work.heldout_rows), _LEAST_ASKED_ROWS):
+            yield {"eval_generate_rows": rows}
+    for length in _halves(job.max_length, max(request.stats.longest_row_tokens, 256)):
+        yield {"max_length": length}
+    if candidate.memory_shortage:
+        for rank in _halves(job.lora_r, 1):
+            yield {"lora_r": rank}
+        fewer = tuple(target for target in job.lora_targets if target != "routed_experts")
+        if fewer and fewer != job.lora_targets:
+            yield {"lora_targets": fewer}
+    else:
+        yield from _fewer_steps(request, candidate)
 
 
-def _fewer_steps(request: Request, instance: Instance) -> dict[str, Any] | None:
-    """The most MAX_STEPS that fit on this instance; None where even one step does not."""
+def _halves(number: int, least: int) -> Iterator[int]:
+    """Half of it, half of that, and so on; none under `least`."""
+    while number // 2 >= least:
+        number //= 2
+        yield number
 
-    def fits(steps: int) -> bool:
-        return not replace(request, job=request.job.with_max_steps(steps)).best(instance).problems
 
-    if not fits(1):
-        return None
-    enough, too_many = 1, request.job.max_steps
-    while too_many - enough > 1:
-        middle = (enough + too_many) // 2
-        enough, too_many = (middle, too_many) if fits(middle) else (enough, middle)
-    job = request.job.with_max_steps(enough)
-    same_warmup = job.warmup_steps == request.job.warmup_steps
-    return {"max_steps": enough, **({} if same_warmup else {"warmup_steps": job.warmup_steps})}
+def _fewer_steps(request: Request, candidate: Candidate) -> Iterator[dict[str, Any]]:
+    """The most MAX_STEPS that end in time and within the budget there, where that is fewer and at least 1."""
+    modes = request.candidates(_instance(request, candidate))
+    enough = max((c.steps_in_time or 0 for c in modes), default=0)
+    if 1 <= enough < request.job.max_steps:
+        job = request.job.with_max_steps(enough)
+        same_warmup = job.warmup_steps == request.job.warmup_steps
+        yield {"max_steps": enough, **({} if same_warmup else {"warmup_steps": job.warmup_steps})}
 
 
 # --- warnings
@@ -256,7 +305,7 @@ def _warnings(request: Request, candidates: Sequence[Candidate], use_spot: bool)
     if work.passes > MANY_PASSES:
         enough = max(1, MANY_PASSES * work.training_rows // job.global_batch_size)
         found.append(
-            f"MAX_STEPS {job.max_steps} passes over these {work.training_rows} training rows {work.passes:.0f} "
+            f"MAX_STEPS={job.max_steps} passes over these {work.training_rows:,} training rows {work.passes:,.0f} "
             f"times, and would learn them by heart; MAX_STEPS={enough} passes {MANY_PASSES} times"
         )
     needed = Thresholds().min_rows
@@ -271,11 +320,18 @@ def _warnings(request: Request, candidates: Sequence[Candidate], use_spot: bool)
             "loss_alone = true"
         )
     if stats.over_long_rows:
-        found.append(f"{stats.over_long_rows} of {stats.rows} rows are over MAX_LENGTH and are left out")
+        found.append(f"{stats.over_long_rows:,} of {stats.rows:,} rows are over MAX_LENGTH and are left out")
     elif stats.longest_row_tokens > job.max_length:
         found.append(f"the longest row has about {stats.longest_row_tokens} tokens, over MAX_LENGTH={job.max_length}")
-    if use_spot and any(c.usd_spot is None for c in candidates):
-        found.append("spot prices are unknown: the dollars are on-demand, an upper bound")
+    unknown = [c.instance_type for c in candidates if c.usd_spot is None]
+    if use_spot and unknown:
+        of = "" if len(unknown) == len(candidates) else f" of {', '.join(unknown)}"
+        found.append(f"spot prices{of} are unknown: the dollars are on-demand, an upper bound")
+    if not stats.tokens_are_exact:
+        found.append(
+            "tokens are estimates, within some 10% for English or French chat, and so is what rests on them; "
+            "`make environment` brings the tokenizer that counts them"
+        )
     if candidates:
         found += _warnings_of(candidates[0], request)
     return found
@@ -291,6 +347,15 @@ def _warnings_of(first: Candidate, request: Request) -> list[str]:
             f"{name}: hours are scaled from another GPU or model, not measured: "
             f"{about(first.hours_low * 3600)} to {about(first.hours_high * 3600)}"
         )
+    if first.confidence == "scaled" and first.mode == "sharded" and request.catalog.get(name).link == "pcie":
+        found.append(
+            f"{name}: its GPUs are joined by PCIe, which is taken to reach the share of its datasheet that NVLink did"
+        )
+    if first.hours is not None and first.assumed_seconds >= MUCH_ASSUMED * first.hours * 3600:
+        found.append(
+            f"{name}: {about(first.assumed_seconds)} of its {about(first.hours * 3600)} are assumed, not measured: "
+            f"{', '.join(term.replace('_', ' ') for term in first.assumed)}"
+        )
     if first.hours_high is not None and first.hours_high * 3600 > first.max_runtime_seconds:
         found.append(
             f"{name}: at worst the run takes {about(first.hours_high * 3600)} and is stopped after "
@@ -299,8 +364,9 @@ def _warnings_of(first: Candidate, request: Request) -> list[str]:
     if first.usd_per_hour is None:
         found.append(f"{name}: its price is unknown")
     elif request.catalog.get(name).price_status != "given":
-        found.append(f"{name}: ${first.usd_per_hour:g} an hour: {first.price_note}")
+        found.append(f"{name}: ${first.usd_per_hour:,.2f} an hour: {first.price_note}")
     if request.work.gpus_used(first.num_gpus) < first.num_gpus:
         used = request.work.gpus_used(first.num_gpus)
-        found.append(f"{name}: a step of {used} rows keeps only {used} of its {first.num_gpus} GPUs busy")
+        rows = f"{used:,} row" + ("" if used == 1 else "s")
+        found.append(f"{name}: a step of {rows} keeps only {used} of its {first.num_gpus} GPUs busy")
     return found

@@ -207,7 +207,8 @@ def _dataset(dataset: Record | None) -> str:
     stats = (dataset or {}).get("stats")
     if not stats:
         return ""
-    rows = [(name.replace("_", " "), value) for name, value in stats.items() if not isinstance(value, Mapping)]
+    figures = {name: value for name, value in stats.items() if not isinstance(value, Mapping | list)}
+    rows = [(name.replace("_", " "), value) for name, value in figures.items()]
     tools = ", ".join(f"{name} ({count})" for name, count in (stats.get("tools") or {}).items())
     return _section("Dataset", _pairs([*rows, ("tool calls", tools or "none")]))
 

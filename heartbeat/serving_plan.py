@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Any
 
-from heartbeat import timing
 from heartbeat.catalog import Catalog, Instance
 from heartbeat.memory import GIB
 from heartbeat.scout import WEIGHT_BYTES, ModelShape
+from heartbeat.timing import ASSUMED, Assumed
 
 HOURS_PER_MONTH = 730
 GPU_SHARE = 0.9
@@ -76,12 +76,14 @@ def plan_serving(
     adapters: int = 1,
     max_lora_rank: int = 16,
     busy_hours_per_day: float = 24.0,
+    assumed: Assumed = ASSUMED,
     today: date | None = None,
 ) -> ServingPlan:
     """The first of `instance_types` (the cheapest of the catalogue where None) that can serve the model.
 
     It must hold the weights, the keys and values of `concurrency` conversations of `max_model_len` tokens, and
     `adapters` adapters of ranks up to `max_lora_rank`. `today` tells which prices are old.
+    `assumed`: what a start takes.
 
     Raises ValueError for an unknown format, a size below 1 or a day of other than 0 to 24 hours, UnknownInstance for a
     type the catalogue lacks.
@@ -106,6 +108,7 @@ def plan_serving(
         adapters=adapters,
         max_lora_rank=max_lora_rank,
         busy_hours_per_day=busy_hours_per_day,
+        assumed=assumed,
         today=today if today is not None else datetime.now(UTC).date(),
     )
     if instance_types:
@@ -122,8 +125,15 @@ def plan_serving(
             return replace(plan, rejected=rejected, fallbacks=[name for name in alike if name])
         rejected[instance.instance_type] = plan.refusal
     last = _on(wanted[-1], asked, weight_format)
-    reasons = "; ".join(f"{name} {why}" for name, why in rejected.items())
-    refusal = f"the model in {weight_format} fits no instance asked for: {reasons}."
+    if instance_types:
+        reasons = "; ".join(f"{name} {why}" for name, why in rejected.items())
+        refusal = f"the model in {weight_format} fits no instance asked for: {reasons}."
+    else:
+        nearest = min((_on(i, asked, weight_format) for i in wanted if i.bf16), key=_fullness, default=last)
+        refusal = (
+            f"the model in {weight_format} fits no instance of the catalogue; the nearest, {nearest.instance_type}, "
+            f"{nearest.refusal}."
+        )
     hint = _what_would_fit(asked, catalog, weight_format)
     return replace(
         last,
@@ -147,6 +157,7 @@ class _Ask:
     adapters: int
     max_lora_rank: int
     busy_hours_per_day: float
+    assumed: Assumed
     today: date
 
     def memory_terms(self, weight_format: str, tensor_parallel: int) -> dict[str, float]:
@@ -180,16 +191,17 @@ def adapter_slot_bytes(shape: ModelShape, rank: int, tensor_parallel: int) -> fl
     return 2 * rank * (whole + split / tensor_parallel)
 
 
-def cold_start_seconds(shape: ModelShape, weight_format: str) -> dict[str, float]:
+def cold_start_seconds(shape: ModelShape, weight_format: str, assumed: Assumed = ASSUMED) -> dict[str, float]:
     """What an endpoint that has no instance does before it answers, and the seconds that each takes.
 
     The rates are those of a training job's start (heartbeat.timing) and as unverified.
     """
     weights_gb = sum(shape.bytes_by_part(weight_format).values()) / 1e9
+    around = assumed.seconds(weights_gb)
     return {
-        "start_up": timing.START_UP_SECONDS,
-        "download": weights_gb / timing.DOWNLOAD_GB_PER_SECOND,
-        "load": weights_gb / timing.PREPARE_GB_PER_SECOND,
+        "start_up": around["start_up"],
+        "download": around["download"],
+        "load": around["prepare_weights"],
         "engine": ENGINE_SECONDS,
     }
 
@@ -202,8 +214,9 @@ def _on(instance: Instance, asked: _Ask, weight_format: str) -> ServingPlan:
     if not instance.bf16:
         refusal = f"has GPUs ({instance.gpu}) that do not compute in bf16"
     elif needed > usable:
-        refusal = f"needs {needed:.1f} GiB on each of {split} GPUs, {needed - usable:.1f} more than {usable:.1f} usable"
-    price, cold_start = instance.usd_per_hour, cold_start_seconds(asked.shape, weight_format)
+        where = f"each of {split} GPUs" if split > 1 else "its GPU"
+        refusal = f"needs {needed:,.1f} GiB on {where}, {needed - usable:,.1f} more than {usable:.1f} usable"
+    price, cold_start = instance.usd_per_hour, cold_start_seconds(asked.shape, weight_format, asked.assumed)
     return ServingPlan(
         instance_type=instance.instance_type,
         fallbacks=(),
@@ -244,7 +257,31 @@ def _what_would_fit(asked: _Ask, catalog: Catalog, weight_format: str) -> str:
         if fit:
             cheapest = min(fit, key=lambda plan: plan.usd_per_hour or 0.0)
             old = ", an old price" if cheapest.price_is_old else ""
-            found.append(f"{cheapest.instance_type} in {name} (${cheapest.usd_per_hour:g} an hour{old})")
+            found.append(f"{cheapest.instance_type} in {name} (${cheapest.usd_per_hour:,.2f} an hour{old})")
     if not found:
-        return "Nothing in the catalogue does; lower max_model_len, concurrency or the adapters."
+        return f"Nothing in the catalogue does; {_most_tokens(asked, catalog, weight_format)}."
     return f"What would fit: {'; '.join(found)}."
+
+
+def _fullness(plan: ServingPlan) -> float:
+    return plan.gpu_memory_needed_gib / plan.gpu_memory_gib
+
+
+def _most_tokens(asked: _Ask, catalog: Catalog, weight_format: str) -> str:
+    """Of keys and values, the most that any instance has room for; where none has, what else can be lowered."""
+    room: dict[str, int] = {}
+    for instance in catalog:
+        if instance.bf16:
+            split = _tensor_parallel(instance.num_gpus, asked.shape)
+            terms = asked.memory_terms(weight_format, split)
+            free = instance.gpu_memory_gib * GPU_SHARE - sum(terms.values()) + terms["keys_and_values"]
+            per_token = terms["keys_and_values"] / (asked.max_model_len * asked.concurrency)
+            room[instance.instance_type] = math.floor(free / per_token)
+    name, tokens = max(room.items(), key=lambda item: item[1], default=("", 0))
+    if tokens < 1:
+        return "lower the adapters, or their rank"
+    conversations = tokens // asked.max_model_len
+    lower = (
+        f"concurrency to {conversations:,}" if conversations else f"max_model_len to {tokens:,} and concurrency to 1"
+    )
+    return f"lower {lower}: {name} has room for {tokens:,} tokens of conversations in {weight_format}"

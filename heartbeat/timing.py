@@ -26,16 +26,41 @@ RANGES: Mapping[str, tuple[float, float]] = {
 """Lowest and highest over the best guess of a step's arithmetic. `scaled` is wide on purpose: how much of its
 peak another GPU reaches is not known until it is measured."""
 
-START_UP_SECONDS = 300.0
-"""Instance, image and Python. Unverified."""
-DOWNLOAD_GB_PER_SECOND = 1.0
-"""Base weights from S3. Unverified."""
-PREPARE_GB_PER_SECOND = 1.0
-"""Reading, quantising and placing them. Unverified."""
+SCALED_MARK = "~"
+"""Before a figure that is scaled from another GPU."""
 ENDS_EARLY = 0.3
 """Of the walks that answers of the longest kind take, those that they take at best. Unverified."""
-UPLOAD_SECONDS = 60.0
-"""The adapter, the results and the end of the job. Unverified."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assumed:
+    """What a run takes before and after its steps. Nobody has measured it: who has, gives figures of their own."""
+
+    start_up_seconds: float = 300.0
+    """Instance, image and Python."""
+    download_gb_per_second: float = 1.0
+    """Base weights from S3."""
+    prepare_gb_per_second: float = 1.0
+    """Reading, quantising and placing them."""
+    upload_seconds: float = 60.0
+    """The adapter, the results and the end of the job."""
+
+    def seconds(self, weights_gb: float) -> dict[str, float]:
+        """By what takes them."""
+        return {
+            "start_up": self.start_up_seconds,
+            "download": weights_gb / self.download_gb_per_second,
+            "prepare_weights": weights_gb / self.prepare_gb_per_second,
+            "upload": self.upload_seconds,
+        }
+
+    def guesses(self) -> tuple[str, ...]:
+        """Those of `seconds` that nobody gave."""
+        ours, own = Assumed().seconds(1.0), self.seconds(1.0)
+        return tuple(name for name in own if own[name] == ours[name])
+
+
+ASSUMED = Assumed()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +88,11 @@ class Timing:
     """What the step's seconds are computed from."""
     run: Mapping[str, float]
     """Of the run, term by term; the sum is what is paid for."""
+    assumed: tuple[str, ...]
+    """Those terms that are assumed rather than computed."""
     seconds_per_step: float
+    one_evaluation: float
+    eval_every_steps: int
     asking: Asking | None
     """None where nothing is asked."""
     low: float
@@ -73,12 +102,31 @@ class Timing:
     """Files of the measurements that it rests on."""
 
     @property
+    def guess(self) -> str:
+        """What its seconds are marked with."""
+        return SCALED_MARK if self.confidence == "scaled" else ""
+
+    @property
     def total(self) -> float:
         return sum(self.run.values())
 
-    @property
-    def outside_steps(self) -> float:
-        return self.total - self.run["training"]
+    def steps_within(self, seconds: float) -> int:
+        """The most steps of a run that ends within `seconds`: more of them bring more evaluations along."""
+        left = seconds - (self.total - self.run["training"] - self.run["evaluation"])
+        enough, too_many = 0, max(1, math.floor(left / self.seconds_per_step) + 1)
+        while too_many - enough > 1:
+            middle = (enough + too_many) // 2
+            evaluations = num_evaluations(middle, self.eval_every_steps) * self.one_evaluation
+            if evaluations + middle * self.seconds_per_step <= left:
+                enough = middle
+            else:
+                too_many = middle
+        return enough
+
+
+def num_evaluations(max_steps: int, every: int) -> int:
+    """Of the held-out rows: before the first step, after every so many, and after the last."""
+    return 2 + (max_steps - 1) // every
 
 
 def estimate(
@@ -91,6 +139,7 @@ def estimate(
     *,
     layout: Layout = Layout(),  # noqa: B008 (frozen)
     tokens_per_second: float | None = None,
+    assumed: Assumed = ASSUMED,
 ) -> Timing | None:
     """How long the run takes, or None where there is no basis to say.
 
@@ -132,16 +181,14 @@ def estimate(
         one_pass = step / (step_work.PASSES * work.micro_batches_per_gpu(instance.num_gpus))
         reading = 2 * forward_seconds(work.prompts)
         asked = _ask(shape, job, work, instance, mode, rates, layout=layout, reading=reading, one_pass=one_pass)
-    num_evaluations = 2 + (job.max_steps - 1) // job.eval_every_steps
-    weights_gb = shape.bytes_bf16 / 1e9
+    around = assumed.seconds(shape.bytes_bf16 / 1e9)
+    upload = around.pop("upload")
     run = {
-        "start_up": START_UP_SECONDS,
-        "download": weights_gb / DOWNLOAD_GB_PER_SECOND,
-        "prepare_weights": weights_gb / PREPARE_GB_PER_SECOND,
-        "evaluation": num_evaluations * one_evaluation,
+        **around,
+        "evaluation": num_evaluations(job.max_steps, job.eval_every_steps) * one_evaluation,
         "training": job.max_steps * step,
         "answers": asked.seconds if asked else 0.0,
-        "upload": UPLOAD_SECONDS,
+        "upload": upload,
     }
     least, most = RANGES[confidence]
     steps = run["training"] + run["evaluation"]
@@ -152,7 +199,10 @@ def estimate(
         step={"arithmetic": arithmetic, "weight_movement": movement, "launches": launches},
         work=todo,
         run=run,
+        assumed=assumed.guesses(),
         seconds_per_step=step,
+        one_evaluation=one_evaluation,
+        eval_every_steps=job.eval_every_steps,
         asking=asked,
         low=rest * 0.7 + (steps + run["answers"] * ENDS_EARLY) * least,
         high=rest * 1.5 + (steps + run["answers"]) * max(unhidden, 1.0),
@@ -177,18 +227,21 @@ def _ask(
     gpus = instance.num_gpus
     mine = math.ceil(work.prompts / gpus)
     needed = sum(memory.gpu_terms(shape, job, work, mode=mode, num_gpus=gpus, layout=layout).values())
-    together = asking.rows_together(
+    most = asking.rows_together(
         free_bytes=(instance.gpu_memory_gib - needed) * memory.GIB,
         row_bytes=asking.row_bytes(shape, prompt_tokens=work.tokens_per_row, new_tokens=work.max_new_tokens),
         num_rows=mine,
     )
+    # In batches of like size: more room that saves no batch must not make each of them slower.
+    batches = math.ceil(mine / most)
+    together = math.ceil(mine / batches)
     seconds = one_pass
     if rates is not None:
         kept = work.tokens_per_row + work.max_new_tokens / 2
         todo = step_work.walk(shape, job, mode=mode, num_gpus=gpus, rows=together, tokens_kept=kept)
         movement = rates.movement_seconds(todo) or 0.0
         seconds = max(rates.arithmetic_seconds(todo), movement, todo.launch_seconds)
-    walks = 2 * math.ceil(mine / together) * work.max_new_tokens
+    walks = 2 * batches * work.max_new_tokens
     return Asking(
         prompts=work.prompts,
         rows_together=together,

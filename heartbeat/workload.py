@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from heartbeat import probes
+from heartbeat import packing, probes
 from heartbeat.dataset import DatasetStats
 from heartbeat.job import FineTuneJob
 
@@ -41,8 +41,10 @@ class Workload:
     """That base and tuned model are asked to answer: turns of held-out rows, and the general probe set."""
     max_new_tokens: int = 0
     """Of such an answer."""
+    lengths: tuple[int, ...] = ()
+    """Quantiles of a row's tokens, by which a typical step is packed. Empty: as if micro-batches could be filled."""
     counted_micro_batches: int | None = None
-    """Of a step on one GPU, where they were counted: packing never fills them all. None: as if it did."""
+    """Of a step on one GPU, where they were counted. None: of a typical step."""
 
     @classmethod
     def of(cls, job: FineTuneJob, stats: DatasetStats) -> Workload:
@@ -63,6 +65,7 @@ class Workload:
             supervised_share=supervised / stats.tokens if stats.tokens else 1.0,
             prompts=_prompts(job, stats, heldout),
             max_new_tokens=job.eval_max_new_tokens,
+            lengths=tuple(stats.length_quantiles),
         )
 
     @property
@@ -95,12 +98,22 @@ class Workload:
 
     def micro_batches_per_gpu(self, num_gpus: int) -> int:
         """Packed micro-batches of a step on one GPU."""
-        full = math.ceil(self.step_tokens_per_gpu(num_gpus) / self.micro_batch_tokens)
-        return self.counted_micro_batches or max(1, full)
+        if self.counted_micro_batches:
+            return self.counted_micro_batches
+        full = max(1, math.ceil(self.step_tokens_per_gpu(num_gpus) / self.micro_batch_tokens))
+        if not self.lengths:
+            return full
+        rows = math.ceil(self.step_rows / self.gpus_used(num_gpus))
+        return max(full, packing.typical_rows(self.lengths, rows, self.micro_batch_tokens))
+
+    def packing_efficiency(self, num_gpus: int) -> float | None:
+        """Share of a step's micro-batches that conversations fill; None where their lengths are not known."""
+        room = self.micro_batches_per_gpu(num_gpus) * self.micro_batch_tokens
+        return self.step_tokens_per_gpu(num_gpus) / room if self.lengths or self.counted_micro_batches else None
 
 
 def _prompts(job: FineTuneJob, stats: DatasetStats, heldout_rows: int) -> int:
     asked = min(job.eval_generate_rows, heldout_rows)
-    turns = asked * stats.assistant_turns / stats.valid_rows if asked else 0.0
+    turns = asked * stats.assistant_turns / stats.valid_rows if asked and stats.valid_rows else 0.0
     # A base model may bring probes of its own, of like number.
     return math.ceil(turns) + len(probes.bundled()) if asked else 0

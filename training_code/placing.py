@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
-from heartbeat import memory
+from heartbeat import memory, packing
 from heartbeat.candidates import MODES
 from heartbeat.job import FineTuneJob
 from heartbeat.memory import GIB
@@ -170,6 +171,7 @@ def workload(job: FineTuneJob, rows: Data) -> Workload:
         max_length=job.max_length,
         max_steps=job.max_steps,
         supervised_share=sum(row.num_supervised for row in rows.training) / tokens,
+        lengths=tuple(packing.quantiles(Counter(len(row.ids) for row in rows.training))),
     )
 
 

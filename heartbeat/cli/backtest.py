@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from rich import box
 from rich.table import Table
@@ -15,9 +16,11 @@ from heartbeat import calibration, catalog, measurements
 from heartbeat.calibration import Backtest
 from heartbeat.cli import screen
 from heartbeat.cli.errors import UserError
+from heartbeat.measurements import Measurement
 
 SECONDS_WITHIN, MEMORY_WITHIN = 0.10, 0.05
 """What the planner is to reach."""
+_SHORT = {"attention": "attn", "shared_expert": "shared", "routed_experts": "routed"}
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -35,20 +38,20 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _show(found: Sequence[Backtest]) -> None:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    titles = ("GPUs", "mode", "tokens", "adapter", "s/step", "plan", "", "GiB", "plan", "")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 0))
+    titles = ("GPUs", "mode", "tokens", "adapter", "s/step", "plan", "off", "GiB", "plan", "off")
     for number, title in enumerate(titles):
-        least = len("attention,") if title == "adapter" else None
-        table.add_column(title, justify="right" if number > 3 else "left", no_wrap=least is None, min_width=least)
+        table.add_column(title, justify="right" if number > 3 else "left", no_wrap=True)
     for one in found:
         m = one.measurement
         batches = m.work.micro_batches_per_gpu(m.num_gpus)
         scaled = "" if one.confidence == "measured" else "~"
+        more = "+" if batches > _asked_for(m) else ""
         table.add_row(
-            f"{m.num_gpus} {m.gpu}",
+            f"{m.num_gpus} {m.gpu.removesuffix('GB')}",
             m.mode,
-            f"{batches}x{m.job.per_device_batch_size}x{m.job.max_length}",
-            ", ".join(m.job.lora_targets),
+            f"{batches}{more}x{m.job.per_device_batch_size}x{m.job.max_length}",
+            "+".join(_SHORT[target] for target in m.job.lora_targets),
             f"{m.seconds_per_step:.2f}",
             "unknown" if one.predicted_seconds is None else f"{scaled}{one.predicted_seconds:.2f}",
             _error(one.seconds_error, SECONDS_WITHIN),
@@ -57,7 +60,16 @@ def _show(found: Sequence[Backtest]) -> None:
             _error(one.gpu_error, MEMORY_WITHIN),
         )
     screen.console().print(table)
-    screen.say("  tokens: micro-batches on each GPU x PER_DEVICE_BATCH_SIZE x MAX_LENGTH; ~ is scaled")
+    for line in (
+        "tokens: micro-batches on each GPU x PER_DEVICE_BATCH_SIZE x MAX_LENGTH",
+        "adapter: attn is attention, shared is shared_expert, routed is routed_experts",
+        "~ is scaled from another GPU or mode",
+    ):
+        screen.say(f"  {line}")
+    for m in (one.measurement for one in found):
+        batches, asked = m.work.micro_batches_per_gpu(m.num_gpus), _asked_for(m)
+        if batches > asked:
+            screen.say(f"  +: {asked} full micro-batches were packed into {batches} ({Path(m.file).stem})")
     for name, errors, within in (
         ("Step time", [one.seconds_error for one in found], SECONDS_WITHIN),
         ("Peak memory", [one.gpu_error for one in found], MEMORY_WITHIN),
@@ -65,6 +77,11 @@ def _show(found: Sequence[Backtest]) -> None:
         known = [abs(error) for error in errors if error is not None]
         inside = sum(error <= within for error in known)
         screen.say(f"  {name}: {inside} of {screen.count(len(found), 'measurement')} within {within:.0%}")
+
+
+def _asked_for(m: Measurement) -> int:
+    """Micro-batches of a GPU that the benchmark made conversations for; packing may have made more of them."""
+    return m.job.gradient_accumulation_steps // m.num_gpus
 
 
 def _error(error: float | None, within: float) -> Text:

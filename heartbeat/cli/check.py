@@ -18,6 +18,7 @@ from heartbeat.cli.errors import UserError
 from heartbeat.dataset import DatasetReport, DatasetStats, Finding, Summary
 from heartbeat.job import FineTuneJob
 from heartbeat.tokens import TokenizerError
+from heartbeat.workload import Workload
 
 _BAR = 40
 _MOST_SHOWN = 6
@@ -170,6 +171,7 @@ def _figures(stats: DatasetStats, summary: Summary, own_held_out: str | None) ->
         "turns": f"{stats.turns:,}, of which {stats.assistant_turns:,} are the assistant's",
         "tokens": f"{about}{stats.tokens:,}; the loss is taken on {stats.supervised_tokens:,}",
         "longest row": f"{about}{stats.longest_row_tokens:,} tokens; MAX_LENGTH is {stats.max_length:,}",
+        "packing": _packing(stats),
         "tool calls": _named(stats.tools) or "none",
         "system prompts": _system_prompts(stats, summary),
         "near-duplicates": "not looked for" if summary.near_duplicate_rows is None else _near(summary),
@@ -201,6 +203,17 @@ def _strata(stats: DatasetStats, summary: Summary, own_held_out: str | None) -> 
         looked_at = sum(counts.values())
         found[label] = value if looked_at == stats.valid_rows else f"{value}, of {looked_at:,} rows that were looked at"
     return found
+
+
+def _packing(stats: DatasetStats) -> str:
+    """How full a step of the card's rows is on one GPU; a plan says it of its own."""
+    job = FineTuneJob(max_length=stats.max_length)
+    work = Workload.of(job, stats)
+    share = work.packing_efficiency(1)
+    if share is None:
+        return "no row can be packed"
+    batches = screen.count(work.micro_batches_per_gpu(1), "micro-batch", "micro-batches")
+    return f"{share:.0%}: a step of {work.step_rows} rows fills {batches} of {work.micro_batch_tokens:,} tokens so far"
 
 
 def _named(counts: Mapping[str, int]) -> str:

@@ -28,6 +28,10 @@ Exit status: 0 done; 1 the answer is no (errors in the dataset, a refused plan, 
 was asked; 130 interrupted. HEARTBEAT_DEBUG=1 shows tracebacks. NO_COLOR=1 leaves out colours."""
 
 
+_NUMBERS = {"int": "a whole number", "float": "a number"}
+_MEANT = {"--budget": "dollars, such as 200", "--max-runtime-seconds": "whole seconds, such as 28800"}
+
+
 class _Formatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=30, width=min(shutil.get_terminal_size().columns, 112))
@@ -42,6 +46,8 @@ class Parser(argparse.ArgumentParser):
             near = difflib.get_close_matches(found[1], known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
             message = f"{found[1]!r} is not known here; {hint}"
+        elif found := re.search(r"argument (\S+): invalid (int|float) value: '(.*)'", message):
+            message = f"{found[1]} {found[3]}: give {_MEANT.get(found[1]) or _NUMBERS[found[2]]}"
         self.exit(2, f"heartbeat: {message} ({self.prog} --help shows how)\n")
 
 
@@ -146,8 +152,14 @@ def _plan(commands: _Commands[Parser]) -> None:
     parser.add_argument("--explain", action="store_true", help="show every term of memory and time of the first one")
     parser.add_argument("--chart", type=Path, metavar="FILE.svg", help="draw hours against dollars")
     _pairs(parser, "--price", "TYPE=USD", "your own price an hour, such as ml.p5.4xlarge=5.50; may be repeated")
-    _pairs(parser, "--spot-price", "TYPE=USD", "the same of spot capacity")
+    _pairs(parser, "--spot-price", "TYPE=USD", "the same of spot capacity, with --spot")
     _pairs(parser, "--rate", "TYPE=TOKENS", "your own measured tokens a second of the whole instance")
+    _pairs(
+        parser,
+        "--assume",
+        "WHAT=NUMBER",
+        "what nobody has measured: START_UP_SECONDS, DOWNLOAD_GB_PER_SECOND, PREPARE_GB_PER_SECOND, UPLOAD_SECONDS",
+    )
     parser.add_argument("--no-quotas", action="store_true", help="do not ask the account for its quotas")
     parser.add_argument("--context", type=int, default=8192, metavar="TOKENS", help="of the endpoint (default 8192)")
     parser.add_argument(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -100,6 +100,20 @@ def phase(title: str, on: Console | None = None) -> Iterator[Phase]:
     say(line(DONE, title, current.seconds, current.detail), on)
 
 
+def fitted(build: Callable[[Collection[str]], Table], give_up: Sequence[str]) -> Table:
+    """The table that `build` makes without these columns: without the first of `give_up` that it is too wide with.
+
+    Its cells are whole: what is cut short is a figure that nobody can read.
+    """
+    on = console()
+    wide = on.options.update(width=1000)
+    for count in range(len(give_up) + 1):
+        table = build(give_up[:count])
+        if on.measure(table, options=wide).maximum <= on.width:
+            break
+    return table
+
+
 def duration(seconds: float) -> str:
     """`0.4 s`, `2 min 03 s`, `7 h 24 min`."""
     return f"{seconds:.1f} s" if seconds < 59.95 else durations.exactly(round(seconds))
@@ -118,6 +132,6 @@ def size(num_bytes: float) -> str:
     return f"{num_bytes:.1f} GiB"
 
 
-def count(number: int, noun: str) -> str:
-    """`1 row`, `2,400 rows`."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+def count(number: int, noun: str, plural: str = "") -> str:
+    """`1 row`, `2,400 rows`, `3 batches`."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"

@@ -53,8 +53,13 @@ def settings(words: Iterable[str]) -> dict[str, str]:
 
 
 def instances(given: str | None) -> list[str] | None:
-    """`ml.p5.4xlarge,ml.g7e.8xlarge` as a list; None where nothing is given."""
-    return [name.strip() for name in given.split(",") if name.strip()] if given else None
+    """`ml.p5.4xlarge,ml.g7e.8xlarge` as a list; None where nothing is given. Raises UserError for no name."""
+    if given is None:
+        return None
+    names = [name.strip().lower() for name in given.split(",") if name.strip()]
+    if not names:
+        raise UserError(f"--instances {given!r} names none; give types such as ml.p5.4xlarge,ml.g7e.8xlarge")
+    return names
 
 
 def _object(uri: str) -> Any:

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 from heartbeat import catalog, measurements
-from heartbeat.cli import main
+from heartbeat.cli import main, screen
 from heartbeat.cli.check import chart
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,6 +34,12 @@ def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv(name, str(tmp_path / "none"))
     # It keeps the credentials that another test was the first to need.
     monkeypatch.setattr("boto3.DEFAULT_SESSION", None)
+
+
+def narrow(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    """A terminal of so many columns; the console remembers the first width that it sees."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr(screen.console(), "_width", width)
 
 
 def line(question: str, **more: Any) -> str:
@@ -183,7 +189,7 @@ def test_the_whole_catalogue_is_ranked(rank: str, figure: str, capsys: pytest.Ca
 def test_the_page_says_where_figures_are_from_and_what_was_not_checked(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", STANLEY, "--instances", "ml.p5.4xlarge"]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "quota not checked (no AWS credentials)" in out
+    assert "Quota not checked (no AWS credentials)" in out
     assert "ml.p5.4xlarge: measured (benchmarks/results/resident-" in out
     assert "unverified, us-east-1, as of 2026-11" in out
 
@@ -203,11 +209,16 @@ def test_explain_shows_terms_that_add_up(capsys: pytest.CaptureFixture[str]) -> 
     assert sum(terms) == pytest.approx(together, abs=0.05)
     assert together < there_are == 78
     assert "routed experts          96.637" in out
-    modes = [text.split() for text in out.splitlines() if text.strip().startswith("ml.p5.4xlarge  ")]
+    modes = [text.split() for text in out.split("every mode")[1].splitlines() if text.startswith(" ml.p5.4xlarge ")]
     assert [row[1] for row in modes] == ["resident", "streamed"]
     assert float(modes[0][2]) == pytest.approx(there_are - together, abs=0.1)
-    assert " PFLOP" in out
+    assert " TFLOP" in out
+    seconds, price, usd = re.search(r"([\d,.]+) s / 3,600 x \$([\d.]+) an hour = \$([\d.]+)", out).groups()  # type: ignore[union-attr]
+    assert float(seconds.replace(",", "")) / 3600 * float(price) == pytest.approx(float(usd), abs=0.005)
     assert "steps end in time" in out
+    assert "start up (assumed) " in out
+    weights = re.search(r"weights +([\d.]+)", blocks)
+    assert f" {weights[1]} " in next(text for text in out.splitlines() if "without vision" in text)  # type: ignore[index]
 
 
 def test_your_own_price_and_rate_win(capsys: pytest.CaptureFixture[str]) -> None:
@@ -233,8 +244,11 @@ def test_the_chart_is_an_svg_with_every_instance_and_both_lines(tmp_path: Path) 
     }
     assert kinds["ml.g7e.2xlarge"] == "yes chosen"
     assert kinds["ml.p5.4xlarge"] == "yes"
-    assert kinds["ml.g5.xlarge"] == "no"
-    assert len(kinds) == len(catalog.load().instances)
+    # What cannot be there has no hours, and so no place; it is named with the reason.
+    (absent,) = (text for text in texts if text.startswith("not here: "))
+    assert "ml.p3.8xlarge (no bf16)" in absent
+    assert "ml.g5.xlarge (does not fit)" in absent
+    assert len(kinds) + absent.count("ml.") == len(catalog.load().instances)
 
 
 def test_the_endpoint_is_planned_in_each_format(capsys: pytest.CaptureFixture[str]) -> None:
@@ -270,6 +284,20 @@ def test_the_backtest_shows_each_measurement_and_how_far_off_it_is(capsys: pytes
     assert f"of {len(found)} measurements within 10%" in capsys.readouterr().out
 
 
+def test_the_backtest_can_be_read_in_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    narrow(monkeypatch, 80)
+    assert main(["backtest"]) == 0
+    out = capsys.readouterr().out
+    assert "…" not in out
+    rows = [text.split() for text in out.splitlines() if re.match(r" \d [A-Z]", text)]
+    assert len(rows) == len(measurements.load())
+    assert {len(row) for row in rows} == {11}
+    assert "+: 8 full micro-batches were packed into 9 (resident-1xh100-8x1x1024)" in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
 def test_a_refused_plan_says_why_and_what_would_do(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", STANLEY, "--instances", "ml.g6.xlarge"]) == 1
     out = " ".join(capsys.readouterr().out.split())
@@ -291,6 +319,93 @@ def test_the_card_does_not_hold(capsys: pytest.CaptureFixture[str]) -> None:
     assert "17 B parameters" in out
     assert "108.6 B" in out
     assert "✓" not in out
+    assert main(["plan", "--card", "--json"]) == 0
+    claims = json.loads(capsys.readouterr().out)
+    assert {claim["claim"] for claim in claims} >= {"17 B parameters", "4-8 h", "$200-400"}
+    assert not any(claim["holds"] for claim in claims)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_no_figure_of_the_table_is_cut_short(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    narrow(monkeypatch, width)
+    words = ["--rank", "cost", "--spot", "--price", "ml.p4d.24xlarge=20", "--spot-price", "ml.p4d.24xlarge=9"]
+    assert main(["plan", STANLEY, *words, "--explain"]) == 0
+    out = capsys.readouterr().out
+    assert "…" not in out
+    table = out.split("~ is scaled")[0].splitlines()
+    (p4d,) = (text for text in table if " ml.p4d.24xlarge " in text)
+    assert re.search(r"~\d+ min .*~\$\d+\.\d\d ~\$\d+\.\d\d", p4d)
+    marks = [text[1] for text in table if " ml." in text]
+    assert marks == sorted(marks, key="→ ✗".index), "what cannot run it comes last"
+    assert any("28 min-" in text for text in table) == (width > 60)
+    assert "spot prices of ml.g7e.2xlarge, " in " ".join(out.split())
+
+
+def test_an_old_price_is_marked_wherever_the_page_shows_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("heartbeat.catalog.OLD_AFTER_DAYS", -10_000)
+    chart_file = tmp_path / "plan.svg"
+    names = [instance.instance_type for instance in catalog.load()]
+    assert main(["plan", STANLEY, "--rank", "cost", "--explain", "--chart", str(chart_file)]) == 0
+    out = capsys.readouterr().out
+    rows = [text for text in out.splitlines() if re.match(r"^ .{0,9}ml\.[a-z0-9.]+\*? ", text) and "$" in text]
+    assert len(rows) > len(names)
+    assert all("*" in text for text in rows)
+    assert re.search(r"x \$[\d.]+\* an hour = ~?\$[\d.]+\*", out)
+    assert out.count("* is a price over") == 2
+    assert "an old price" in " ".join(out.split())
+    details = [text for text in chart_file.read_text().split("<") if " · " in text and 'class="detail"' in text]
+    assert details
+    assert all("*" in text for text in details)
+    # The user's own prices are not old; the endpoint's still are.
+    own = [word for name in names if name != "ml.p4d.24xlarge" for word in ("--price", f"{name}=100")]
+    assert main(["plan", STANLEY, "--instances", "ml.p5.4xlarge", *own]) == 0
+    assert capsys.readouterr().out.count("* is a price over") == 1
+
+
+def test_what_is_assumed_can_be_given(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--instances", "ml.p5.4xlarge", "--json", "--assume", "START_UP_SECONDS=1000"]
+    assert main(["plan", STANLEY, *words, "--assume", "upload_seconds=9"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    (candidate,) = found["candidates"]
+    assert (candidate["seconds"]["start_up"], candidate["seconds"]["upload"]) == (1000, 9)
+    assert candidate["assumed"] == ["download", "prepare_weights"]
+    assert found["serving"][0]["cold_start_seconds"]["start_up"] == 1000
+
+
+def test_instances_may_be_written_in_capitals(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", STANLEY, "--instances", "ML.P5.4XLARGE", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["candidates"][0]["instance_type"] == "ml.p5.4xlarge"
+
+
+def test_without_a_tokenizer_a_plan_says_that_tokens_are_estimates(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("heartbeat.cli.vocabulary.counter_if_any", lambda: None)
+    assert main(["plan", STANLEY]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "(about 14," in out
+    assert "tokens are estimates, within some 10%" in out
+
+
+def test_a_dataset_of_over_long_rows_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "long.jsonl"
+    file.write_text("\n".join(line(f"{number} " + "well, " * 9000) for number in range(3)))
+    assert main(["plan", str(file)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "3 are over MAX_LENGTH=4096; shorten them, or raise MAX_LENGTH" in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_packing_efficiency_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", STANLEY, "--fast"]) == 0
+    assert "90%: a step of 64 rows fills 2 micro-batches of 8,192 tokens so far" in capsys.readouterr().out
+    assert main(["plan", STANLEY, "--instances", "ml.p5.4xlarge"]) == 0
+    assert "packing efficiency 90%: on each GPU a step is 2 micro-batches" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(
@@ -303,6 +418,17 @@ def test_the_card_does_not_hold(capsys: pytest.CaptureFixture[str]) -> None:
         ([STANLEY, "--budget", "-1"], "--budget -1 must be a number of dollars above 0"),
         ([STANLEY, "--instances", "ml.p5.4xlrge"], "did you mean ml.p5.4xlarge"),
         ([STANLEY, "--budget", "3"], "--budget 3 is under the cheapest run, ml.g7e.2xlarge: "),
+        ([STANLEY, "--budget", "3"], ", or lower MAX_STEPS to "),
+        ([STANLEY, "--budget", "0.5"], ": raise it to 5\n"),
+        ([STANLEY, "--instances", ","], "--instances ',' names none"),
+        ([STANLEY, "--instances", ""], "--instances '' names none"),
+        ([STANLEY, "--spot-price", "ml.p5.4xlarge=9"], "--spot-price is of spot capacity; give --spot too"),
+        ([STANLEY, "--assume", "START_UP=9"], "did you mean START_UP_SECONDS?"),
+        ([STANLEY, "--assume", "UPLOAD_SECONDS=0"], "--assume UPLOAD_SECONDS=0 must be a number above 0"),
+        (
+            [STANLEY, "--instances", "ml.g5.12xlarge", "MAX_STEPS=1000000"],
+            "and SageMaker ends a training job after 28 days (672 h); lower it to ",
+        ),
         ([STANLEY, "--price", "ml.p5.4xlarge=0"], "--price ml.p5.4xlarge=0 must be a number above 0"),
         ([STANLEY, "--rate", "ml.p5.4xlrge=9"], "did you mean ml.p5.4xlarge"),
         ([STANLEY, "--spot-price", "ml.p5.4xlrge=9"], "did you mean ml.p5.4xlarge"),

@@ -48,7 +48,7 @@ def test_settings_may_stand_before_and_after_options() -> None:
         (["status", "MAX_STEPS=2"], "'MAX_STEPS=2' makes no sense here"),
         (["plan", "data.jsonl", "--expl"], None),
         (["plan", "data.jsonl", "--frobnicate"], "'--frobnicate' makes no sense here"),
-        (["plan", "data.jsonl", "--budget", "much"], "argument --budget: invalid float value: 'much'"),
+        (["plan", "data.jsonl", "--budget", "much"], "heartbeat: --budget much: give dollars, such as 200 ("),
         (["demo", "--keep", "--stop"], "not allowed with argument"),
         ([], "required: COMMAND"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from xml.etree import ElementTree
 
 import pytest
@@ -30,9 +31,11 @@ RUNS = [
 ]
 
 
-def drawn(runs: list[Run] = RUNS, limit_hours: float = 8.0, budget_usd: float | None = 100.0) -> ElementTree.Element:
+def drawn(
+    runs: list[Run] = RUNS, limit_hours: float = 8.0, budget_usd: float | None = 100.0, absent: Sequence[str] = ()
+) -> ElementTree.Element:
     text = charts.hours_and_dollars(
-        runs, title="A <title>", subtitle="and & more", limit_hours=limit_hours, budget_usd=budget_usd
+        runs, title="A <title>", subtitle="and & more", limit_hours=limit_hours, budget_usd=budget_usd, absent=absent
     )
     return ElementTree.fromstring(text)
 
@@ -75,3 +78,20 @@ def test_labels_lie_on_no_other_and_inside_the_picture() -> None:
 
 def test_one_run_alone_can_be_drawn() -> None:
     assert circle(drawn([run("ml.one", 8.0, 60.0)], budget_usd=None), "ml.one")
+
+
+def test_a_budget_far_above_all_does_not_press_them_together() -> None:
+    root = drawn([run("ml.one", 1.0, 8.0), run("ml.five", 2.0, 40.0)], budget_usd=100_000.0)
+    heights = [circle(root, name)[1] for name in ("ml.one", "ml.five")]
+    room = charts._PLAN_HEIGHT - charts._PLAN_BOTTOM - charts._PLAN_TOP
+    assert heights[0] - heights[1] > room / 3
+    texts = [element.text or "" for element in root.iter(f"{SVG}text")]
+    assert "budget $100,000, above this chart" in texts
+
+
+def test_dollars_have_their_commas_and_what_is_absent_is_named() -> None:
+    names = [f"ml.{n} (no bf16)" for n in range(6)]
+    root = drawn([run("ml.one", 1.0, 900.0), run("ml.two", 9.0, 9000.0)], budget_usd=None, absent=names)
+    texts = [element.text or "" for element in root.iter(f"{SVG}text")]
+    assert "$1,000" in texts
+    assert any(text.startswith("not here: ml.0 (no bf16)") and text.endswith(" and 2 more") for text in texts)

@@ -67,7 +67,10 @@ def test_a_whole_number_in_any_spelling(value: object) -> None:
         ({"LORA_DROPOUT": 1}, "LORA_DROPOUT=1 must be less than 1; leave it out for 0.05"),
         ({"LORA_R": 513}, "LORA_R=513 must be at most 512 (vLLM serves no higher rank)"),
         ({"MAX_LENGTH": 8192}, "MAX_LENGTH=8192 must be at most 8191 (Llama 4 attends in chunks"),
-        ({"MAX_RUNTIME_SECONDS": 2_419_201}, "must be at most 2419200; leave it out for 28800"),
+        (
+            {"MAX_RUNTIME_SECONDS": 2_419_201},
+            "must be at most 2419200 (28 days, the longest that SageMaker lets a training job run); leave it out",
+        ),
         ({"MODE": "shard"}, "must be one of auto, resident, sharded, streamed, perhaps sharded"),
         ({"LORA_TARGETS": "attention,"}, "must be a comma-separated list of attention, shared_expert"),
         ({"LORA_TARGETS": []}, "LORA_TARGETS=[] must be a comma-separated list of attention"),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heartbeat.packing import pack
+from heartbeat.packing import pack, quantiles, typical_rows
 
 CAPACITY = 64
 LENGTHS = st.lists(st.integers(1, CAPACITY), max_size=120)
@@ -95,3 +96,28 @@ def test_conversations_fill_rows_of_4096_tokens() -> None:
 def test_what_fits_no_row_is_refused_by_index_and_length(lengths: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}$"):
         pack(lengths, CAPACITY, seed=0)
+
+
+@given(st.dictionaries(st.integers(1, 4096), st.integers(1, 50), min_size=1), st.integers(1, 200))
+def test_quantiles_stand_for_all_lengths(counts: dict[int, int], number: int) -> None:
+    every = sorted(length for length, times in counts.items() for _ in range(times))
+    found = quantiles(counts, number)
+    assert found == [every[math.floor((k + 0.5) * len(every) / number)] for k in range(number)]
+
+
+def test_of_no_documents_there_are_no_quantiles() -> None:
+    assert quantiles({}) == []
+
+
+@pytest.mark.parametrize("documents", [1, 8, 64, 512, 5000])
+def test_a_typical_step_is_packed_as_steps_are(documents: int) -> None:
+    """Within 2% and a row of what drawing documents and packing them comes to on average."""
+    draw = random.Random(0)
+    lengths = [min(4096, round(draw.lognormvariate(6, 1)) + 1) for _ in range(2000)]
+    steps = [len(pack(draw.choices(lengths, k=documents), 8192, seed=0)) for _ in range(10)]
+    found = typical_rows(tuple(quantiles(Counter(lengths))), documents, 8192)
+    assert found == pytest.approx(sum(steps) / len(steps), abs=1, rel=0.02)
+
+
+def test_a_document_longer_than_a_row_counts_as_one() -> None:
+    assert typical_rows((100,) * 128, 3, 64) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,17 +15,19 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from heartbeat import catalog
+from heartbeat import calibration, catalog
 from heartbeat.calibration import Calibration
 from heartbeat.catalog import Catalog, UnknownInstance
 from heartbeat.dataset import DatasetStats, check
 from heartbeat.job import FineTuneJob
 from heartbeat.plan import Plan, plan_run
 from heartbeat.scout import SCOUT, ModelShape
+from heartbeat.timing import Assumed
 from heartbeat.workload import Workload
 from tests.unit.test_serving_plan import TINY
 
 CATALOG = catalog.load()
+STORED = calibration.stored(CATALOG)
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -81,6 +84,8 @@ def test_every_figure_shows_its_terms() -> None:
     for candidate in plan().considered:
         assert sum(candidate.memory_gib.values()) == pytest.approx(candidate.gpu_memory_needed_gib)
         assert sum(candidate.host_terms_gib.values()) == pytest.approx(candidate.host_memory_needed_gib)
+        if not candidate.can_be:
+            continue
         assert candidate.hours is not None
         assert sum(candidate.seconds.values()) == pytest.approx(candidate.hours * 3600)
         assert max(candidate.step_seconds.values()) == pytest.approx(candidate.seconds_per_step)
@@ -113,6 +118,125 @@ def test_the_change_that_keeps_most_of_the_job_is_named() -> None:
         refusal = plan(instance_types=names, job={"MAX_STEPS": 2000, "EVAL_EVERY_STEPS": 2000}).refusal or ""
         assert refusal.count(" instead of 2000") == 1
         assert " instead of 2000 (ml.p5.4xlarge: 8.0 h" in refusal
+
+
+_EVERYTHING = "attention,shared_expert,routed_experts"
+
+
+def test_what_cannot_be_there_takes_no_time_and_costs_nothing() -> None:
+    """Seconds of what does not fit, or of a GPU that cannot compute it, would be a guess dressed as a number."""
+    names = ["ml.p4d.24xlarge", "ml.g5.xlarge", "ml.p3.8xlarge", "ml.p5.4xlarge"]
+    found = plan(instance_types=names, max_runtime_seconds=60, budget_usd=1.0)
+    cannot = [c for c in found.considered if not c.can_be]
+    assert {c.instance_type for c in cannot} == {"ml.p4d.24xlarge", "ml.g5.xlarge", "ml.p3.8xlarge"}
+    for c in found.considered:
+        unsaid = (c.hours, c.hours_low, c.hours_high, c.usd_on_demand, c.seconds_per_step, c.steps_in_time)
+        assert (set(unsaid) == {None}) == (not c.can_be)
+        said = " ".join(c.problems)
+        assert ("clock" in said) == ("budget" in said) == c.can_be
+    assert not any(c.seconds or c.step_seconds or c.assumed for c in cannot)
+
+
+@pytest.mark.parametrize(
+    ("job", "clock", "gib", "fix"),
+    [
+        ({"LORA_R": 256, "LORA_TARGETS": _EVERYTHING}, 28_800, 78.0, "LORA_R=64 instead of 256 ("),
+        (
+            {"LORA_R": 1, "LORA_TARGETS": _EVERYTHING},
+            2_419_200,
+            11.3,
+            "LORA_TARGETS=attention,shared_expert instead of ",
+        ),
+        ({"EVAL_MAX_NEW_TOKENS": 1024}, 3600, 78.0, "EVAL_MAX_NEW_TOKENS=512 instead of 1024 ("),
+        (
+            {"EVAL_GENERATE_ROWS": 1000, "EVAL_MAX_NEW_TOKENS": 60, "EVAL_EVERY_STEPS": 400},
+            2050,
+            78.0,
+            "EVAL_GENERATE_ROWS=200 instead of 1000 (",
+        ),
+    ],
+)
+def test_the_setting_that_makes_it_fit_is_named(job: dict[str, Any], clock: int, gib: float, fix: str) -> None:
+    stats = replace(dataset(4000, 230), assistant_turns=4000, longest_row_tokens=4096)
+    one = Catalog({"ml.p5.4xlarge": replace(CATALOG.get("ml.p5.4xlarge"), gpu_memory_gib=gib)})
+    found = plan(stats=stats, catalog=one, instance_types=["ml.p5.4xlarge"], job=job, max_runtime_seconds=clock)
+    assert f"What would fit: {fix}" in (found.refusal or "")
+
+
+def test_where_no_change_helps_those_that_were_tried_are_named() -> None:
+    one = Catalog({"ml.p5.4xlarge": CATALOG.get("ml.p5.4xlarge")})
+    refusal = plan(catalog=one, instance_types=["ml.p5.4xlarge"], max_runtime_seconds=300).refusal or ""
+    assert "None of the changes tried, one at a time (EVAL_EVERY_STEPS, EVAL_MAX_NEW_TOKENS, " in refusal
+    old = Catalog({"ml.p3.8xlarge": CATALOG.get("ml.p3.8xlarge")})
+    refusal = plan(catalog=old, instance_types=["ml.p3.8xlarge"]).refusal or ""
+    assert "No setting of the job would make it fit." in refusal
+
+
+def test_the_steps_that_are_said_to_end_in_time_do() -> None:
+    """More steps bring more evaluations along."""
+    asked: dict[str, Any] = {"stats": dataset(1280, 230), "instance_types": ["ml.p5.4xlarge"]}
+    for budget in (None, 40.0):
+        steps = plan(**asked, budget_usd=budget).candidates[0].steps_in_time or 0
+        assert steps > 400
+        assert plan(**asked, budget_usd=budget, job={"MAX_STEPS": steps}).feasible
+        assert not plan(**asked, budget_usd=budget, job={"MAX_STEPS": steps + 1}).feasible
+
+
+def test_conversations_that_do_not_fill_micro_batches_take_more_of_them() -> None:
+    """Of rows of some 2,840 tokens a micro-batch of 8,192 holds two."""
+    flat = dataset(400, 2840)
+    spread = replace(flat, length_quantiles=[2740 + 200 * k // 127 for k in range(128)])
+    asked: dict[str, Any] = {"instance_types": ["ml.p5.4xlarge"]}
+    full, found = (plan(stats=stats, **asked).candidates[0] for stats in (flat, spread))
+    assert (full.micro_batches, full.packing_efficiency) == (23, None)
+    assert found.micro_batches == 32
+    assert found.packing_efficiency == pytest.approx(64 * 2840 / 32 / 8192)
+    assert (found.seconds_per_step or 0) > 1.02 * (full.seconds_per_step or 0)
+
+
+def test_what_nobody_measured_is_said_to_be_assumed_and_can_be_given() -> None:
+    found = plan(stats=dataset(1280, 230), instance_types=["ml.p5.4xlarge"])
+    first = found.candidates[0]
+    assert first.assumed == ("start_up", "download", "prepare_weights", "upload")
+    assert first.assumed_seconds == pytest.approx(300 + 217.3 + 217.3 + 60, rel=1e-3)
+    assert any("13 min of its " in w and "are assumed, not measured: start up, download" in w for w in found.warnings)
+    own = Assumed(start_up_seconds=100.0, download_gb_per_second=2.0, prepare_gb_per_second=2.0, upload_seconds=10.0)
+    given_all = plan(stats=dataset(1280, 230), instance_types=["ml.p5.4xlarge"], assumed=own)
+    assert given_all.candidates[0].assumed == ()
+    assert not any("assumed" in warning for warning in given_all.warnings)
+    saved = (first.hours or 0) - (given_all.candidates[0].hours or 0)
+    assert saved * 3600 == pytest.approx(200 + 217.3 + 50, rel=1e-3)
+
+
+def test_tokens_that_were_not_counted_are_said_to_be_estimates() -> None:
+    assert any("tokens are estimates" in warning for warning in plan().warnings)
+    exact = plan(stats=replace(FULL, tokens_are_exact=True))
+    assert exact.tokens_are_exact
+    assert not any("estimates" in warning for warning in exact.warnings)
+
+
+def test_a_run_of_over_28_days_is_told_that_no_clock_helps() -> None:
+    found = plan(instance_types=["ml.p5.4xlarge"], job={"MAX_STEPS": 100_000}, max_runtime_seconds=28 * 86_400)
+    assert "SageMaker ends a job after 28 days" in (found.refusal or "")
+
+
+def test_of_two_that_are_as_fast_the_cheaper_is_named() -> None:
+    """ml.p5en.48xlarge is a minute faster, and 15% dearer."""
+    (words,) = (a for a in plan(stats=dataset(1280, 230)).alternatives if "faster" in a)
+    assert words.startswith("clearly faster: ml.p5.48xlarge: ~")
+
+
+def test_a_link_that_was_never_measured_is_said_to_be_taken_as_another() -> None:
+    known = replace(CATALOG.get("ml.g5.12xlarge"), gpu_memory_gib=40.0)
+    found = plan(
+        catalog=Catalog({"ml.x": replace(known, instance_type="ml.x")}),
+        instance_types=["ml.x"],
+        stats=SMALL,
+        job={"MODE": "sharded"},
+        measured=STORED,
+    )
+    assert any("share of its datasheet that NVLink did" in warning for warning in found.warnings)
+    assert not any("NVLink" in warning for warning in plan().warnings)
 
 
 def test_a_refusal_names_other_instances_that_fit() -> None:
@@ -188,6 +312,9 @@ def test_spot_is_unknown_unless_given() -> None:
     found = plan(use_spot=True)
     assert found.candidates[0].usd_spot is None
     assert any("spot prices are unknown" in warning for warning in found.warnings)
+    two = ["ml.p4d.24xlarge", "ml.p5.4xlarge"]
+    some = plan(use_spot=True, spot_usd_per_hour={"ml.p4d.24xlarge": 10.0}, instance_types=two).warnings
+    assert any("spot prices of ml.p5.4xlarge are unknown" in warning for warning in some)
     given_price = plan(use_spot=True, spot_usd_per_hour={"ml.p4d.24xlarge": 10.0}).candidates[0]
     assert given_price.usd_spot == pytest.approx((given_price.hours or 0) * 10)
 
@@ -205,7 +332,7 @@ def test_sharding_needs_several_gpus() -> None:
 
 def test_many_passes_over_few_rows_are_told() -> None:
     warnings = plan(stats=SMALL, job={"HELD_OUT_FRACTION": 0}).warnings
-    assert any("MAX_STEPS 400 passes over these 300 training rows 85 times" in warning for warning in warnings)
+    assert any("MAX_STEPS=400 passes over these 300 training rows 85 times" in warning for warning in warnings)
     assert any("MAX_STEPS=46 passes 10 times" in warning for warning in warnings)
     assert not any("passes" in warning for warning in plan().warnings)
 
@@ -218,7 +345,8 @@ def test_a_dataset_without_a_row_to_train_on_is_refused() -> None:
     stats = replace(dataset(10, 9000), over_long_rows=10, over_long_tokens=90_000)
     refusal = plan(stats=stats).refusal or ""
     assert "no row of the 10 is left to train on" in refusal
-    assert "raise MAX_LENGTH=4096" in refusal
+    assert "10 are over MAX_LENGTH=4096; shorten them, or raise MAX_LENGTH" in refusal
+    assert "HELD_OUT_FRACTION" not in refusal
 
 
 def test_a_tiny_model_plans_everywhere_and_its_hours_are_start_up() -> None:
@@ -337,20 +465,36 @@ def test_more_of_anything_never_costs_less(rows: int, tokens: int, steps: int, n
         assert (less.considered[0].usd_on_demand or 0) <= (most.considered[0].usd_on_demand or 0) + 1e-9
 
 
-@given(ROWS, TOKENS, NAMES, st.floats(0, 200), st.floats(0, 2000))
+@given(
+    st.integers(20, 3000),
+    TOKENS,
+    NAMES,
+    st.floats(0, 200),
+    st.floats(0, 2000),
+    st.booleans(),
+)
+@example(200, 1000, "ml.g7e.2xlarge", 2.0, 0.0, True)  # more answers together, and as many batches of them
 def test_a_bigger_machine_never_stops_fitting(
-    rows: int, tokens: int, name: str, more_gpu: float, more_host: float
+    rows: int, tokens: int, name: str, more_gpu: float, more_host: float, is_budget: bool
 ) -> None:
+    """Nor where the clock, or the budget, is just what the smaller one takes."""
     known = CATALOG.get(name)
     bigger = replace(
         known,
         gpu_memory_gib=known.gpu_memory_gib + more_gpu,
         host_memory_gib=known.host_memory_gib + more_host,
     )
-    stats = dataset(rows, tokens)
-    before = plan(stats=stats, instance_types=[name])
-    after = plan(stats=stats, instance_types=[name], catalog=Catalog({name: bigger}))
-    assert after.feasible or not before.feasible
+    stats = replace(dataset(rows, tokens), assistant_turns=3 * rows)
+    job = {"MAX_STEPS": 20, "EVAL_GENERATE_ROWS": 1000}
+    free = plan(stats=stats, instance_types=[name], job=job, max_runtime_seconds=2_419_200)
+    if not free.candidates:
+        return
+    hours, usd = free.candidates[0].hours or 0.0, free.candidates[0].usd_on_demand or 0.0
+    limits: dict[str, Any] = {"max_runtime_seconds": math.ceil(hours * 3600)}
+    if is_budget:
+        limits = {"budget_usd": usd * (1 + 1e-9), "max_runtime_seconds": 2_419_200}
+    larger = Catalog({**CATALOG.instances, name: bigger})
+    assert plan(stats=stats, instance_types=[name], job=job, catalog=larger, **limits).feasible
 
 
 @given(ROWS, TOKENS, st.integers(1, 1000), st.integers(600, 86_400), st.none() | st.floats(1, 500))

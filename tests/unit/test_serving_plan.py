@@ -98,7 +98,27 @@ def test_more_conversations_need_more_until_nothing_does() -> None:
     assert many.memory_gib["keys_and_values"] == pytest.approx(4 * one.memory_gib["keys_and_values"])
     endless = plan_serving(shape=SCOUT, catalog=CATALOG, concurrency=10_000)
     assert endless.refusal is not None
-    assert "lower max_model_len, concurrency or the adapters" in endless.refusal
+    most = int(endless.refusal.split("lower concurrency to ")[1].split(":")[0].replace(",", ""))
+    assert plan_serving(shape=SCOUT, catalog=CATALOG, concurrency=most).refusal is None
+    assert plan_serving(shape=SCOUT, catalog=CATALOG, concurrency=most + 1).refusal is not None
+
+
+def test_what_nothing_serves_is_refused_by_the_nearest_alone() -> None:
+    for weight_format in ("bf16", "fp8", "int4"):
+        plan = plan_serving(
+            shape=SCOUT, catalog=CATALOG, weight_format=weight_format, max_model_len=131_072, concurrency=64
+        )
+        refusal = plan.refusal or ""
+        assert "fits no instance of the catalogue; the nearest, ml.p5en.48xlarge, needs " in refusal
+        assert refusal.count("ml.") == 2
+        assert "asked for" not in refusal
+    one = plan_serving(shape=SCOUT, catalog=CATALOG, max_model_len=8_000_000, concurrency=1).refusal or ""
+    tokens = int(one.split("lower max_model_len to ")[1].split(" ")[0].replace(",", ""))
+    assert plan_serving(shape=SCOUT, catalog=CATALOG, max_model_len=tokens, concurrency=1).refusal is None
+    adapters = plan_serving(shape=SCOUT, catalog=CATALOG, adapters=1000).refusal or ""
+    assert "lower the adapters, or their rank" in adapters
+    single = plan_serving(shape=SCOUT, catalog=CATALOG, instance_types=["ml.g5.xlarge"]).refusal or ""
+    assert " GiB on its GPU, " in single
 
 
 def test_a_slot_on_one_gpu_has_room_for_every_matrix() -> None:
