@@ -57,6 +57,10 @@ class Measurement:
     """Most that was allocated on a GPU, without CUDA's context."""
     peak_host_gib: float | None
     """Of one process."""
+    launch_seconds: float | None
+    """Of the processor, to start the kernels of one layer once; None where that was not measured."""
+    shares_gpus: bool
+    """Whether ranks shared GPUs, to stand for more of them: its time then says nothing."""
     date: str
     code_version: str
 
@@ -138,6 +142,8 @@ def _measurement(file: str, values: Mapping[str, Any]) -> Measurement | None:
         seconds_per_step=values["seconds_per_step"],
         peak_gpu_gib=values["peak_gpu_gib"],
         peak_host_gib=values["peak_host_gib"],
+        launch_seconds=values.get("launch_seconds_per_layer"),
+        shares_gpus=settings.get("ranks_per_gpu", 1) > 1,
         date=values["date"],
         code_version=values["code_version"],
     )

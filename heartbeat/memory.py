@@ -125,7 +125,7 @@ def gpu_terms(
         # The embedding stays on the host, where the GPU reads the rows that it needs.
         shard = shape.layer_packs_bytes / num_gpus if mode == "sharded" else 0.0
         weights = shape.head_bytes + shard
-        moving = 2.0 * shape.layer_pack_bytes  # one in use, one on its way
+        moving = float(shape.layer_pack_bytes)  # the next comes where the one in use is done with
     trained = shape.lora_parameters(job.lora_r, job.lora_targets) * _BYTES_OF_TRAINED_PARAMETER
     terms = {
         "weights": weights,

@@ -19,12 +19,6 @@ residuals, the sort by expert. Counted in training_code/layer.py, roughly."""
 ADAPTER_TOUCHES = 16
 """The same for each matrix with an adapter, of a tensor as wide as its input or output: dropout's mask, the product
 with it, the sum and the scale, and their gradients. Counted roughly; held by the benchmarks with and without."""
-LAUNCH_SECONDS = 4.4e-3
-"""Of the processor, to start one layer's kernels once; the GPU waits for it where a micro-batch is small. Measured: 5.0
-on a machine with an H100 and 3.8 on one with an H200 (benchmarks/results, resident 8x1x1024 and streamed 8x1x2048)."""
-WALK_LAUNCH_SECONDS = 5.2e-3
-"""The same where one token is said to each prompt. Measured on an H100, where arithmetic would take 2.9 of them
-(benchmarks/results/generate.jsonl)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +34,7 @@ class StepWork:
     host_bytes: float
     """From host memory to one GPU: layers of a streamed model, and what layers were given, on its way back."""
     launches: float
-    """Layers that are started, counting each pass of each micro-batch."""
-    launch_seconds: float
-    """Of the processor, to start their kernels."""
+    """Layers whose kernels the processor starts, counting each pass of each micro-batch."""
 
     @property
     def bytes(self) -> dict[str, float]:
@@ -79,14 +71,12 @@ def count(
         "dequantising": 2 * groups * matrices * 2.0 + packs,
     }
     boundaries = tokens * hidden if layout.boundaries == "host" else 0.0
-    launches = float(PASSES * micro_batches * shape.num_layers)
     return StepWork(
         flops={name: value * tokens for name, value in per_token.items()},
         memory_bytes=memory,
         link_bytes=packs * (num_gpus - 1) / num_gpus if mode == "sharded" else 0.0,
         host_bytes=boundaries + (packs if mode == "streamed" else 0.0),
-        launches=launches,
-        launch_seconds=launches * LAUNCH_SECONDS,
+        launches=float(PASSES * micro_batches * shape.num_layers),
     )
 
 
@@ -111,5 +101,4 @@ def walk(shape: ModelShape, job: FineTuneJob, *, mode: str, num_gpus: int, rows:
         link_bytes=packs * (num_gpus - 1) / num_gpus if mode == "sharded" else 0.0,
         host_bytes=float(packs) if mode == "streamed" else 0.0,
         launches=float(shape.num_layers),
-        launch_seconds=shape.num_layers * WALK_LAUNCH_SECONDS,
     )

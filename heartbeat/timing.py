@@ -166,7 +166,7 @@ def estimate(
         same_trainer = shape.text_parameters == SCOUT.text_parameters
         confidence, sources = rates.confidence if same_trainer else "scaled", rates.sources
     arithmetic, movement = step_seconds(work)
-    launches = 0.0 if tokens_per_second is not None else todo.launch_seconds
+    launches = 0.0 if rates is None or tokens_per_second is not None else rates.launch_seconds(todo)
     step = max(arithmetic, movement, launches)
 
     def forward_seconds(rows: int) -> float:
@@ -240,7 +240,7 @@ def _ask(
         kept = work.tokens_per_row + work.max_new_tokens / 2
         todo = step_work.walk(shape, job, mode=mode, num_gpus=gpus, rows=together, tokens_kept=kept)
         movement = rates.movement_seconds(todo) or 0.0
-        seconds = max(rates.arithmetic_seconds(todo), movement, todo.launch_seconds)
+        seconds = max(rates.arithmetic_seconds(todo), movement, rates.launch_seconds(todo))
     walks = 2 * batches * work.max_new_tokens
     return Asking(
         prompts=work.prompts,
