@@ -71,7 +71,7 @@ class Run:
     step_seconds: list[float] = field(default_factory=list)
     """Of this process's steps."""
     is_cut_off: bool = False
-    """Whether this rank left a step that the others wait in: it may save, and compute nothing more with them."""
+    """Whether this rank left what the others wait in: it may save, and compute nothing more with them."""
 
     def __post_init__(self) -> None:
         self.optimizer = torch.optim.AdamW(
@@ -85,6 +85,8 @@ class Run:
         self._evaluation_seconds = 0.0
         self._save_seconds = 0.0
         self._saved_at = time.monotonic()
+        self._adapter_step = 0
+        """Of the adapter that is saved; the base model's before the first step."""
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -117,8 +119,8 @@ class Run:
             try:
                 self.step()
             except StepAbandonedError:
-                self.is_cut_off = self.ranks.world_size > 1
-                return "sigterm"
+                self._leave_the_others()
+                continue
             if self.progress.step == first + STEPS_BEFORE_FORECAST:
                 self._say(f"expected end: {self.expected_end()}")
             if self.progress.step < self.job.max_steps and self.progress.step % self.job.eval_every_steps == 0:
@@ -132,7 +134,12 @@ class Run:
     def _reason_to_stop(self) -> StopReason | None:
         """The first rank's, for all: no rank may begin a step that another does not."""
         mine = self.clock.reason_to_stop(seconds_to_finish=self.seconds_to_finish())
+        if self.is_cut_off:
+            return mine
         return STOP_REASONS[self.ranks.of_first(STOP_REASONS.index(mine), self.llama.device)]
+
+    def _leave_the_others(self) -> None:
+        self.is_cut_off = self.ranks.world_size > 1
 
     def step(self) -> None:
         started, number, job = time.monotonic(), self.progress.step, self.job
@@ -255,11 +262,15 @@ class Run:
             self.tuned = (step, found)
             self._say(metrics.format_line(step=step, heldout_loss=found.loss))
 
+    def ask_base(self) -> None:
+        if self.asking is not None and not self.is_cut_off:
+            self.asking.ask_base()
+
     def ask_tuned(self) -> None:
         if self.asking is None:
             return
         if self.is_cut_off:
-            self.asking.why_not = "a request to stop came in the midst of a step on several GPUs"
+            self.asking.why_not = "a request to stop came in the midst of work that several GPUs share"
         else:
             self.asking.ask_tuned()
 
@@ -273,10 +284,15 @@ class Run:
         )
 
     def _evaluate(self, *, adapted: bool) -> Evaluation | None:
-        """None where time ran out; then on every rank."""
+        """None where time ran out, then on every rank, and where the first rank has to save."""
         part, device, started = self.heldout_part, self.llama.device, time.monotonic()
         total = torch.zeros((), device=device)
-        for group in self.llama.loss(part.batches, num_batches=part.num_batches, adapted=adapted):
+        for group in self.llama.loss(
+            part.batches, num_batches=part.num_batches, adapted=adapted, interrupted=self._must_save_now
+        ):
+            if group is None:
+                self._leave_the_others()
+                return None
             total += group
             if self.ranks.of_first(int(self.clock.seconds_left() <= 0), device):
                 return None
@@ -287,6 +303,15 @@ class Run:
                 f"the held-out loss is {loss}: the base model's weights are damaged, or LEARNING_RATE is too high"
             )
         return Evaluation(loss, time.monotonic() - started)
+
+    def _must_save_now(self) -> bool:
+        """On the first rank alone, which saves: after a request to stop, steps are saved before anything is evaluated.
+
+        When they are, what is left of the grace is the evaluation's; one group may take longer than that.
+        """
+        if not self.clock.signalled or not self.ranks.is_first:
+            return False
+        return self.progress.step > self._adapter_step or self.clock.seconds_left() <= 0
 
     # --- files
 
@@ -315,6 +340,7 @@ class Run:
             alpha=job.lora_alpha,
             dropout=job.lora_dropout,
         )
+        self._adapter_step = self.progress.step
 
     def refuse_nothing_trained(self, reason: StopReason | None) -> None:
         if self.progress.step == 0 and reason:

@@ -156,7 +156,7 @@ def train(environment: Environment, clock: Clock, where: torch.device, ranks: Ra
         run.save_checkpoint()  # Shows now, not hours later, that the folder takes it, and how long that lasts.
     if asked:
         say(f"== asking the base model {len(asked.prompts)} questions")
-    asking.ask_base()
+    run.ask_base()
 
     # Steps
     say(f"== training to step {job.max_steps}, {job.global_batch_size} rows a step")

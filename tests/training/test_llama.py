@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from tests.training import meta
 from tests.training.models import batch, build, gradients, shake
 from training_code.attention import chunks
+from training_code.batches import MicroBatch
 from training_code.llama import Llama, Placement
 
 TARGETS = ("attention", "shared_expert", "routed_experts")
@@ -156,6 +158,12 @@ def test_another_seed_drops_other_inputs() -> None:
     assert not torch.equal(first, third)
 
 
+def summed_loss(llama: Llama, one: MicroBatch, *, adapted: bool) -> float:
+    (found,) = llama.loss([one], num_batches=1, adapted=adapted)
+    assert found is not None
+    return found.item()
+
+
 def test_a_token_goes_through_its_own_expert_alone() -> None:
     recording = meta.load("scout")
     document = recording.documents()[0][:1]
@@ -169,8 +177,7 @@ def test_a_token_goes_through_its_own_expert_alone() -> None:
                 weights[name][broken] = float("nan")
         damaged = meta.Recording(**{**vars(recording), "weights": weights})
         two = batch([torch.cat((document, document))])
-        (loss,) = build(damaged).loss([two], num_batches=1, adapted=False)
-        losses.add(loss.isnan().item())
+        losses.add(math.isnan(summed_loss(build(damaged), two, adapted=False)))
     assert losses == {True, False}
 
 
@@ -212,15 +219,26 @@ def test_evaluation_leaves_no_gradient_and_drops_nothing() -> None:
     recording = meta.load("scout")
     llama = build(recording, dropout=0.5)
     one = batch(recording.documents())
-    adapted, base = (
-        sum(float(part) for part in llama.loss([one], num_batches=1, adapted=on)) / one.num_supervised
-        for on in (True, False)
-    )
+    adapted, base = (summed_loss(llama, one, adapted=on) / one.num_supervised for on in (True, False))
     assert adapted == base == pytest.approx(recording.loss, rel=1e-6)
     assert not llama.lora.gradient.any()
     shake(llama)
-    (again,) = llama.loss([one], num_batches=1, adapted=True)
-    assert again.item() / one.num_supervised != pytest.approx(base, rel=1e-4)
+    assert summed_loss(llama, one, adapted=True) / one.num_supervised != pytest.approx(base, rel=1e-4)
+
+
+def test_an_interrupted_evaluation_says_so_and_the_next_is_whole() -> None:
+    llama = build(meta.load("scout"), placement=Placement(group_size=3))
+    batches = [batch([document]) for document in documents()]
+
+    def losses(**options: Any) -> list[torch.Tensor | None]:
+        return list(llama.loss(batches, num_batches=len(batches), adapted=True, **options))
+
+    whole = losses()
+    assert len(whole) == 3
+    for left, num_whole in ((0, 0), (3, 0), (5, 1)):
+        found = losses(interrupted=partial(_after, left, iter(range(100))))
+        assert found == [*whole[:num_whole], None]
+    assert losses() == whole
 
 
 def test_chunks_are_cut_at_multiples_from_each_documents_start() -> None:

@@ -141,6 +141,24 @@ def test_sigterm_leaves_a_usable_adapter(base: Path, tmp_path: Path, free_port: 
     assert not (root / "output/failure").exists()
 
 
+def test_sigterm_within_an_evaluation_leaves_the_other_ranks_in_it(base: Path, tmp_path: Path, free_port: int) -> None:
+    settings = {**STEPS, "MAX_STEPS": 100_000, "EVAL_EVERY_STEPS": 1, "EVAL_GENERATE_ROWS": 0}
+    root = tiny.lay_out(tmp_path / "ml", base, **settings, MODE="sharded")
+    (root / "input/data/heldout").mkdir()
+    lines = [json.dumps(row) + "\n" for row in tiny.conversations(400)]  # seconds of evaluation
+    (root / "input/data/heldout/chat.jsonl").write_text("".join(lines))
+    with launched(root, 2, free_port) as process:
+        wait_for(process, "step=1 ")
+        process.send_signal(signal.SIGTERM)
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    found = read(root)
+    assert (found["stop_reason"], found["steps_done"]) == ("sigterm", 1)
+    assert found["heldout"]["tuned_loss"] is None, "the first rank cannot evaluate alone"
+    assert load_file(root / "model/adapter/adapter_model.safetensors")
+    assert not (root / "output/failure").exists()
+
+
 def test_a_rank_that_dies_ends_the_job(base: Path, tmp_path: Path, free_port: int) -> None:
     root = tiny.lay_out(tmp_path / "ml", base, **{**STEPS, "MAX_STEPS": 100_000}, MODE="sharded")
     with launched(root, 2, free_port) as process:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,8 +18,9 @@ from heartbeat.chat import render
 from heartbeat.job import FineTuneJob
 from serving import base_model
 from tests.training import tiny
-from training_code import adapter, checkpoint, quantize
+from training_code import adapter, checkpoint, layer, quantize
 from training_code.merge import merge
+from training_code.run import Run
 from training_code.tokenizer import ChatTokenizer
 from training_code.train import main
 
@@ -254,6 +256,39 @@ def test_sigterm_leaves_a_usable_adapter(base: Path, tmp_path: Path) -> None:
     assert found["heldout"]["tuned_loss"] < found["heldout"]["base_loss"]
     assert not (root / "output/failure").exists()
     base_model.SwitchableAdapter(transformers_model(base), adapter.read(root / "model/adapter"))
+
+
+def test_sigterm_within_an_evaluation_saves_the_steps_before_it_goes_on(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tiny.lay_out(tmp_path / "ml", base, MAX_STEPS=8, EVAL_EVERY_STEPS=4)
+    events: list[str] = []
+
+    def run_layer(x: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        if events:
+            events.append("layer")
+        return layer.run_layer(x, *arguments, **options)
+
+    def evaluate(run: Run) -> None:
+        if not events:
+            events.append("evaluation")
+            os.kill(os.getpid(), signal.SIGTERM)
+        evaluate_tuned(run)
+
+    def save_adapter(run: Run, folder: Path) -> None:
+        events.append("adapter")
+        save(run, folder)
+
+    evaluate_tuned, save = Run.evaluate_tuned, Run.save_adapter
+    monkeypatch.setattr("training_code.llama.run_layer", run_layer)
+    monkeypatch.setattr(Run, "evaluate_tuned", evaluate)
+    monkeypatch.setattr(Run, "save_adapter", save_adapter)
+    assert train(root) == 0
+    assert events[:2] == ["evaluation", "adapter"], "no layer in between"
+    assert events.count("layer") == 4, "the last evaluation, in what is left of the grace"
+    found = read(root)
+    assert (found["stop_reason"], found["steps_done"]) == ("sigterm", 4)
+    assert found["heldout"]["tuned_loss"] is not None
 
 
 def test_no_step_begins_that_would_end_after_the_limit(base: Path, tmp_path: Path) -> None:
