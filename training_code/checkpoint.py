@@ -41,6 +41,10 @@ class Progress:
     """Spent in steps."""
     loss_curve: list[tuple[int, float]] = field(default_factory=list)
     base_heldout_loss: float | None = None
+    evaluation_seconds: float = 0.0
+    """What the last evaluation took; 0 before the first."""
+    recent_seconds: list[float] = field(default_factory=list)
+    """Of each of the last steps."""
 
     @classmethod
     def of_text(cls, text: str) -> Progress | None:

@@ -35,6 +35,10 @@ STEPS_BEFORE_FORECAST = 3
 EVALUATION_MARGIN = 1.3
 """The last evaluation is expected to take what the base model's took times this."""
 
+RECENT_STEPS = 8
+STEP_MARGIN = 1.1
+"""A step is expected to take the longest of the recent ones times this."""
+
 FINISH_SECONDS = 2.0
 """For what is written at the end beside the weights. Without the last evaluation nothing passes the gate."""
 
@@ -82,7 +86,6 @@ class Run:
             fused=True,
         )
         self.heldout_part = self._part(self.data.heldout)
-        self._evaluation_seconds = 0.0
         self._save_seconds = 0.0
         self._saved_at = time.monotonic()
         self._adapter_step = 0
@@ -133,7 +136,7 @@ class Run:
 
     def _reason_to_stop(self) -> StopReason | None:
         """The first rank's, for all: no rank may begin a step that another does not."""
-        mine = self.clock.reason_to_stop(seconds_to_finish=self.seconds_to_finish())
+        mine = self.clock.reason_to_stop(seconds_needed=self.seconds_of_next_step() + self.seconds_to_finish())
         if self.is_cut_off:
             return mine
         return STOP_REASONS[self.ranks.of_first(STOP_REASONS.index(mine), self.llama.device)]
@@ -151,7 +154,6 @@ class Run:
         )
         result = self._train_step([self.data.training[i] for i in indices], number)
         seconds = time.monotonic() - started
-        self.clock.note_step(seconds)
         self.step_seconds.append(seconds)
         self._note(result, seconds, rate)
 
@@ -194,6 +196,7 @@ class Run:
         progress.tokens += result.tokens
         progress.supervised_tokens += result.supervised_tokens
         progress.seconds += seconds
+        progress.recent_seconds = [*progress.recent_seconds, seconds][-RECENT_STEPS:]
         progress.loss_curve.append((progress.step, result.loss))
         self._say(metrics.format_line(**self._figures(result, seconds, rate)))
 
@@ -221,9 +224,13 @@ class Run:
 
     # --- time
 
+    def seconds_of_next_step(self) -> float:
+        """0 before a run's first step, which is always tried."""
+        return max(self.progress.recent_seconds, default=0.0) * STEP_MARGIN
+
     def seconds_to_finish(self) -> float:
         """To save adapter and checkpoint, to evaluate for the last time, and to ask the tuned model."""
-        evaluation = self._evaluation_seconds * EVALUATION_MARGIN
+        evaluation = self.progress.evaluation_seconds * EVALUATION_MARGIN
         answers = self.asking.seconds_expected() if self.asking else 0.0
         return FINISH_SECONDS + 2 * self._save_seconds + evaluation + answers
 
@@ -244,7 +251,7 @@ class Run:
         found = self._evaluate(adapted=False)
         if found is None:
             return
-        self._evaluation_seconds = found.seconds
+        self.progress.evaluation_seconds = found.seconds
         self.progress.base_heldout_loss = found.loss
         self._say(metrics.format_line(base_heldout_loss=found.loss))
 
@@ -253,12 +260,12 @@ class Run:
         step = self.progress.step
         if self.is_cut_off or not self.data.heldout or (self.tuned and self.tuned[0] == step):
             return
-        too_late = self._evaluation_seconds * EVALUATION_MARGIN > self.clock.seconds_left()
+        too_late = self.progress.evaluation_seconds * EVALUATION_MARGIN > self.clock.seconds_left()
         if self.ranks.of_first(int(too_late), self.llama.device):
             return
         found = self._evaluate(adapted=True)
         if found:
-            self._evaluation_seconds = found.seconds
+            self.progress.evaluation_seconds = found.seconds
             self.tuned = (step, found)
             self._say(metrics.format_line(step=step, heldout_loss=found.loss))
 

@@ -153,7 +153,7 @@ def train(environment: Environment, clock: Clock, where: torch.device, ranks: Ra
     if run.progress.base_heldout_loss is None:
         say(f"== evaluating the base model on {len(rows.heldout)} held-out rows")
         run.evaluate_base()
-        run.save_checkpoint()  # Shows now, not hours later, that the folder takes it, and how long that lasts.
+    run.save_checkpoint()  # Shows now, not hours later, that the folder takes it, and how long that lasts.
     if asked:
         say(f"== asking the base model {len(asked.prompts)} questions")
     run.ask_base()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,8 +21,9 @@ from heartbeat.job import FineTuneJob
 from serving import base_model
 from tests.training import tiny
 from training_code import adapter, checkpoint, layer, quantize
+from training_code.checkpoint import Progress
 from training_code.merge import merge
-from training_code.run import Run
+from training_code.run import EVALUATION_MARGIN, FINISH_SECONDS, Run
 from training_code.tokenizer import ChatTokenizer
 from training_code.train import main
 
@@ -300,6 +303,28 @@ def test_no_step_begins_that_would_end_after_the_limit(base: Path, tmp_path: Pat
     found = read(root)
     assert (found["status"], found["stop_reason"]) == ("stopped_early", "max_runtime")
     assert found["heldout"]["tuned_loss"] is not None
+    (seconds,) = re.findall(r"^done in (\d+) seconds$", said, re.MULTILINE)
+    assert int(seconds) <= 12, "by the job's own clock"
+
+
+def test_a_resumed_run_keeps_time_free_for_its_end(
+    trained: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tiny.lay_out(tmp_path / "ml", base, MAX_STEPS=8, EVAL_EVERY_STEPS=4)
+    shutil.copytree(trained / "checkpoints", root / "checkpoints")
+    runs: list[tuple[Progress, float, float]] = []
+
+    def no_steps(run: Run) -> None:
+        runs.append((run.progress, run.seconds_of_next_step(), run.seconds_to_finish()))
+
+    monkeypatch.setattr(Run, "train", no_steps)
+    assert train(root) == 0
+    ((progress, of_step, to_finish),) = runs
+    assert progress.step == 8
+    assert len(progress.recent_seconds) == 8
+    assert of_step > max(progress.recent_seconds)
+    assert progress.evaluation_seconds > 0
+    assert to_finish > FINISH_SECONDS + EVALUATION_MARGIN * progress.evaluation_seconds, "and saving was timed anew"
 
 
 def test_rows_over_max_length_are_left_out_and_counted(base: Path, tmp_path: Path) -> None:
