@@ -221,9 +221,18 @@ def write_atomically(path: Path, pieces: Iterable[bytes | memoryview]) -> str:
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(path)
+        _sync_folder(path.parent)  # or the name may be lost with the power
     finally:
         partial.unlink(missing_ok=True)
     return digest.hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _steps(data: memoryview) -> Iterator[memoryview]:

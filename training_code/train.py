@@ -40,14 +40,19 @@ DEFAULTS_FILE = "training_defaults.json"
 
 def main() -> int:
     environment = Environment.of_process()
-    if "RANK" not in os.environ:
-        environment.forget_failure()
+    if "RANK" in os.environ:
+        return _train_as_rank(environment)
+    with environment.ready_to_fail():
         try:
             cluster, num_processes = environment.cluster(), max(1, torch.cuda.device_count())
         except TrainingError as error:
             return environment.fail(str(error))
         if cluster.num_hosts * num_processes > 1:
             return _launch(environment, num_processes, cluster)
+        return _train_as_rank(environment)
+
+
+def _train_as_rank(environment: Environment) -> int:
     clock = Clock(limit_seconds=FineTuneJob.max_runtime_seconds, started=process_start())
     clock.listen()
     try:
@@ -66,7 +71,7 @@ def main() -> int:
             f"out of host memory: lower MAX_LENGTH, or choose an instance with more; {error}",
         )
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             return _unexpected(environment, error)
         return environment.fail(f"the disk is full: {error}; give the job a larger volume (VolumeSizeInGB)")
     except Exception as error:

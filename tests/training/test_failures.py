@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import resource
-from collections.abc import Callable
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +21,10 @@ from tests.training import meta, tiny
 from tests.training.test_train import read, train
 from training_code import adapter, checkpoint, layer, placing
 from training_code.architecture import Architecture
-from training_code.environment import Environment
+from training_code.environment import Environment, write_json
 from training_code.errors import TrainingError
 from training_code.lora_weights import LoraWeights
+from training_code.run import Run
 
 
 def edit(path: Path, **values: object) -> None:
@@ -221,6 +226,66 @@ def test_a_disk_that_takes_no_more_leaves_the_last_checkpoint_whole(
     assert [path.name for path in (root / "checkpoints").glob("step-*")] == ["step-00000000.safetensors"]
     assert train(root) == 0
     assert read(root)["steps_done"] == 6
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a file system of its own, of 1 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root can mount a small disk")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_disk_without_a_free_byte_still_takes_the_sentence(
+    small_disk: Path, base: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = tiny.lay_out(small_disk / "ml", base)
+
+    def fill(run: Run) -> None:
+        with (run.checkpoints / "ballast").open("wb", buffering=0) as file, suppress(OSError):
+            while file.write(b"x" * 4096):
+                pass
+        write_json(root / "model/metrics.json", {"a": "b" * 5000})
+
+    monkeypatch.setattr(Run, "train", fill)
+    assert train(root) == 1
+    assert (root / "output/failure").read_text().startswith("the disk is full: [Errno 28] No space left on device")
+    assert "Traceback" not in capfd.readouterr().err
+    assert not list(root.rglob("*.partial"))
+    # The next attempt says something shorter, on the disk that is still full.
+    (root / "input/data/model").unlink()
+    assert train(root) == 1
+    assert "model/config.json is missing" in (root / "output/failure").read_text()
+    assert [path.name for path in (root / "output").iterdir()] == ["failure"]
+
+
+def test_a_quota_that_is_used_up_is_a_full_disk(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = tiny.lay_out(tmp_path / "ml", base)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr("training_code.train.train", fail)
+    assert train(root) == 1
+    assert (root / "output/failure").read_text().startswith("the disk is full: ")
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_of_several_that_fail_the_first_is_heard(tmp_path: Path) -> None:
+    environment = Environment(tmp_path)
+    with environment.ready_to_fail():
+        for sentence in ("the first", "the second, which is longer"):
+            assert environment.fail(sentence) == 1
+    assert environment.failure.read_text() == "the first"
+    with environment.ready_to_fail():
+        assert not environment.failure.exists()
+    assert list(environment.failure.parent.iterdir()) == []
 
 
 def test_a_gpu_with_less_memory_than_planned_goes_on_with_smaller_micro_batches(
