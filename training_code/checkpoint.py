@@ -6,11 +6,9 @@ number alone (order of rows, dropout, learning rate) is not stored: it is comput
 
 from __future__ import annotations
 
-import fcntl
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,20 +52,6 @@ class Progress:
         progress = cls(**json.loads(text))
         progress.loss_curve = [(step, loss) for step, loss in progress.loss_curve]
         return progress
-
-
-@contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process alone; the lock ends with the process, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise TrainingError(
-                f"another job is training into {folder}; give each job a checkpoint folder of its own"
-            ) from None
-        yield
 
 
 def save(

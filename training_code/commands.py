@@ -1,15 +1,13 @@
-"""What the tools on checkpoints share: progress, a folder for one process at a time, errors without a traceback."""
+"""What the tools on checkpoints share: progress, room on the disk, errors without a traceback."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
-import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TextIO
 
@@ -18,8 +16,6 @@ import torch
 from training_code.errors import TrainingError
 
 GB = 10**9
-PARTIAL = ".partial"
-"""Ends the name of a file that is being written."""
 INTERRUPTED = 130
 """Exit status of a shell's command that was ended by Ctrl-C."""
 
@@ -88,26 +84,6 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02} min"
     return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
-
-
-@contextmanager
-def only_process_in(folder: Path) -> Iterator[None]:
-    """Make the folder, and hold it until the end. Raises TrainingError where another process holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise TrainingError(f"another process is writing to {folder}; wait for it, or give another folder") from None
-    except OSError:
-        pass  # A file system without locks.
-    try:
-        for left_over in folder.glob("*" + PARTIAL):
-            left_over.unlink()
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def refuse_too_small_a_disk(folder: Path, num_bytes: int) -> None:

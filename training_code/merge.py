@@ -25,6 +25,7 @@ from training_code.adapter import Adapter
 from training_code.base_files import CONFIG, INDEX, Checkpoint, StoredTensor, checkpoint_files, open_base
 from training_code.environment import read_json_object, write_json
 from training_code.errors import TrainingError
+from training_code.folder import only_process_in
 from training_code.manifest import sha256_of
 from training_code.packs import Entry
 from training_code.weight_names import text_name
@@ -86,7 +87,7 @@ def _write(
 ) -> None:
     shards = checkpoint_files(base_folder)
     identity = _identity(base_folder, shards, adapter_folder, dtype)
-    with commands.only_process_in(folder):
+    with only_process_in(folder):
         plans = {shard: _parts(shard, lora, dtype) for shard in shards}
         finished = {shard for shard in shards if _is_finished(folder / shard.name, identity)}
         _refuse_foreign_files(folder, finished)

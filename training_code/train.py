@@ -19,12 +19,13 @@ import torch
 from heartbeat.job import FineTuneJob, SettingError, resolve
 from heartbeat.memory import GIB
 from heartbeat.scout import ModelShape
-from training_code import checkpoint, data, device, forecast, loading, placing, questions, schedule
+from training_code import data, device, forecast, loading, placing, questions, schedule
 from training_code.answers import Asking
 from training_code.base_files import CONFIG, open_base
 from training_code.clock import Clock, StopReason, process_start
 from training_code.environment import Environment, read_json_object, write_json
 from training_code.errors import TrainingError
+from training_code.folder import only_process_in
 from training_code.forecast import Forecast
 from training_code.launch import Cluster, launch
 from training_code.manifest import sha256_of
@@ -58,7 +59,7 @@ def _train_as_rank(environment: Environment) -> int:
     try:
         where = device.of_process()
         ranks = join(where)
-        with checkpoint.exclusive(environment.checkpoints) if ranks.is_first else nullcontext():
+        with only_process_in(environment.checkpoints) if ranks.is_first else nullcontext():
             train(environment, clock, where, ranks)
     except (TrainingError, SettingError) as error:
         return environment.fail(str(error))

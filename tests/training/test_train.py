@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,9 @@ from heartbeat.chat import render
 from heartbeat.job import FineTuneJob
 from serving import base_model
 from tests.training import tiny
-from training_code import adapter, checkpoint, layer, quantize
+from training_code import adapter, layer, quantize
 from training_code.checkpoint import Progress
+from training_code.folder import only_process_in
 from training_code.merge import merge
 from training_code.run import EVALUATION_MARGIN, FINISH_SECONDS, Run
 from training_code.tokenizer import ChatTokenizer
@@ -361,9 +364,27 @@ def test_training_defaults_of_the_base_yield_to_hyperparameters(base: Path, tmp_
     assert used["SEED"] == {"value": "3", "from": "training_defaults.json"}
 
 
+def test_a_file_system_without_locks_is_not_another_job(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tiny.lay_out(tmp_path / "ml", base, MAX_STEPS=1, WARMUP_STEPS=0)
+    monkeypatch.setattr("fcntl.flock", raising(OSError(errno.ENOLCK, "No locks available")))
+    assert train(root) == 0
+    monkeypatch.setattr("fcntl.flock", raising(OSError(errno.EIO, "Input/output error")))
+    assert train(root) == 1
+    assert "Input/output error" in (root / "output/failure").read_text()
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    def do(*_: object) -> None:
+        raise error
+
+    return do
+
+
 def test_the_lock_ends_with_its_holder(base: Path, tmp_path: Path) -> None:
     root = tiny.lay_out(tmp_path / "ml", base, MAX_STEPS=1, WARMUP_STEPS=0)
-    with checkpoint.exclusive(root / "checkpoints"):
+    with only_process_in(root / "checkpoints"):
         assert train(root) == 1
-    assert "another job is training into" in (root / "output/failure").read_text()
+    assert "another process of this machine is writing to" in (root / "output/failure").read_text()
     assert train(root) == 0
