@@ -24,6 +24,7 @@ from training_code.clock import STOP_REASONS, Clock, StopReason
 from training_code.data import Data, rows_of_step
 from training_code.errors import TrainingError
 from training_code.llama import Llama
+from training_code.placing import Arrangement
 from training_code.ranks import Ranks
 from training_code.result import HeldOut
 from training_code.schedule import learning_rate
@@ -63,7 +64,10 @@ class Run:
     clock: Clock
     job: FineTuneJob
     data: Data
-    base_config_sha256: str
+    sources: Mapping[str, str]
+    """Digests of what the run is made of, by name: dataset, base model, tokenizer."""
+    arrangement: Arrangement
+    """As the job was laid out at its start."""
     llama: Llama
     ranks: Ranks
     checkpoints: Path
@@ -97,8 +101,8 @@ class Run:
         settings = self.job.to_hyperparameters()
         return {
             **{name: value for name, value in settings.items() if name not in _NOT_IDENTITY},
-            "dataset_sha256": self.data.sha256,
-            "base_config_sha256": self.base_config_sha256,
+            **self.sources,
+            "weight_format": self.arrangement.weight_format,
             "number of GPUs": self.ranks.world_size,
         }
 
@@ -331,7 +335,10 @@ class Run:
         """On the first rank: the others hold the same numbers."""
         started = time.monotonic()
         if self.ranks.is_first:
-            checkpoint.save(self.checkpoints, self.progress, self.llama.lora, self.optimizer, self.identity)
+            now = replace(self.arrangement, placement=self.llama.placement)
+            checkpoint.save(
+                self.checkpoints, self.progress, self.llama.lora, self.optimizer, self.identity, now.to_text()
+            )
         self._saved_at = time.monotonic()
         self._save_seconds = max(self._save_seconds, self._saved_at - started)
 

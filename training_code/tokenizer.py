@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 
 from heartbeat.chat import END_OF_TURN, SPECIAL_TOKENS, Piece
 from training_code.errors import TrainingError
+from training_code.manifest import sha256_of
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class ChatTokenizer:
             raise TrainingError(f"{path} cannot be read: {error}") from None
         self._tokenizer.encode_special_tokens = True
         self._path = path
+        self.sha256 = sha256_of(path)
         self._special = {token: self.id_of(token) for token in SPECIAL_TOKENS}
 
     @property

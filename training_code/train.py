@@ -19,7 +19,7 @@ import torch
 from heartbeat.job import FineTuneJob, SettingError, resolve
 from heartbeat.memory import GIB
 from heartbeat.scout import ModelShape
-from training_code import data, device, forecast, loading, placing, questions, schedule
+from training_code import checkpoint, data, device, forecast, loading, placing, questions, schedule
 from training_code.answers import Asking
 from training_code.base_files import CONFIG, open_base
 from training_code.clock import Clock, StopReason, process_start
@@ -37,6 +37,8 @@ from training_code.step import MAX_GRADIENT_NORM
 from training_code.tokenizer import ChatTokenizer
 
 DEFAULTS_FILE = "training_defaults.json"
+
+Say = Callable[[str], None]
 
 
 def main() -> int:
@@ -95,12 +97,12 @@ def train(environment: Environment, clock: Clock, where: torch.device, ranks: Ra
     say = print_flushed if ranks.is_first else silent
     # Settings
     channel = environment.channel("model")
-    job, sources = resolve(
+    job, origins = resolve(
         ("hyperparameters.json", environment.hyperparameters()),
         (DEFAULTS_FILE, read_json_object(channel / DEFAULTS_FILE, missing={})),
     )
     clock.limit_seconds = job.max_runtime_seconds
-    _say_settings(say, job, sources)
+    _say_settings(say, job, origins)
 
     # Data, before the model: its mistakes are the likelier ones, and cost seconds to find
     say("== reading the dataset")
@@ -120,13 +122,23 @@ def train(environment: Environment, clock: Clock, where: torch.device, ranks: Ra
 
     # Base model, adapter, optimizer
     dtype = device.compute_dtype(where)
-    arrangement = placing.choose(job, base.architecture.shape, rows, where, ranks, is_quantised=base.is_quantised)
+    before = _arrangement_before(environment, where, ranks)
+    arrangement = placing.choose(
+        job, base.architecture.shape, rows, where, ranks, is_quantised=base.is_quantised, before=before
+    )
+    _say_change(say, arrangement, before)
     say(f"== loading the base model: {arrangement.describe(where, dtype, ranks)}")
     expected = _forecast(base.architecture.shape, rows, job, arrangement, where, ranks)
     if expected:
         say(expected.describe())
     llama = loading.load(base, job, arrangement=arrangement, device=where, dtype=dtype, ranks=ranks, report=say)
-    base_config_sha256 = sha256_of(channel / CONFIG)
+    sources = {
+        "dataset_sha256": rows.sha256,
+        "heldout_sha256": rows.heldout_sha256,
+        "base_config_sha256": sha256_of(channel / CONFIG),
+        "base_weights_sha256": base.digest,
+        "tokenizer_sha256": tokenizer.sha256,
+    }
     asking = Asking(
         job=job,
         questions=asked,
@@ -136,7 +148,7 @@ def train(environment: Environment, clock: Clock, where: torch.device, ranks: Ra
         ranks=ranks,
         clock=clock,
         folder=environment.checkpoints,
-        identity=f"{base_config_sha256}:{arrangement.weight_format}",
+        identity=f"{sources['base_config_sha256']}:{sources['base_weights_sha256']}:{arrangement.weight_format}",
         free_bytes=lambda: placing.bytes_for_answers(job, rows, llama, ranks),
         say=say,
     )
@@ -144,7 +156,8 @@ def train(environment: Environment, clock: Clock, where: torch.device, ranks: Ra
         clock=clock,
         job=job,
         data=rows,
-        base_config_sha256=base_config_sha256,
+        sources=sources,
+        arrangement=arrangement,
         llama=llama,
         ranks=ranks,
         checkpoints=environment.checkpoints,
@@ -172,15 +185,30 @@ def train(environment: Environment, clock: Clock, where: torch.device, ranks: Ra
     # What the job is for, first what must not be lost
     say(f"== saving the adapter of step {run.progress.step}" + (f", stopped by {reason}" if reason else ""))
     run.save_adapter(environment.model / "adapter")
-    _write_results(environment, run, asking, sources, reason)
+    _write_results(environment, run, asking, origins, reason)
     run.save_checkpoint()
     run.evaluate_tuned()
-    _write_results(environment, run, asking, sources, reason)
+    _write_results(environment, run, asking, origins, reason)
     if asking.base:
         say(f"== asking the tuned model {len(asking.base.texts)} questions")
     run.ask_tuned()
-    _write_results(environment, run, asking, sources, reason)
+    _write_results(environment, run, asking, origins, reason)
     _say_outcome(say, run, expected)
+
+
+def _arrangement_before(environment: Environment, where: torch.device, ranks: Ranks) -> Arrangement | None:
+    """Of the run that this one resumes."""
+    found = checkpoint.newest(environment.checkpoints) if ranks.is_first else None
+    told = ranks.text_of_first(found.arrangement if found else "", where)
+    return Arrangement.from_text(told) if told else None
+
+
+def _say_change(say: Say, now: Arrangement, before: Arrangement | None) -> None:
+    if before is not None and before.placement.micro_batch_tokens != now.placement.micro_batch_tokens:
+        say(
+            f"warning: there is not enough memory for micro-batches of {before.placement.micro_batch_tokens:,} tokens, "
+            f"as before; going on with {now.placement.micro_batch_tokens:,}, so dropout draws other numbers from here"
+        )
 
 
 def _forecast(
@@ -214,8 +242,8 @@ def _write_results(
         environment.model / "run.json",
         run.job,
         where,
-        dataset_sha256=run.data.sha256,
-        base_config_sha256=run.base_config_sha256,
+        sources=run.sources,
+        weight_format=run.arrangement.weight_format,
     )
     write_json(environment.model / "scores.json", asking.record())
 
@@ -227,9 +255,6 @@ def _unexpected(environment: Environment, error: Exception) -> int:
         return 1
     traceback.print_exc()
     return environment.fail(f"unexpected {type(error).__name__}: {error}; the log has the details")
-
-
-Say = Callable[[str], None]
 
 
 def print_flushed(line: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from heartbeat.scout import SCOUT
 from tests.training import meta, tiny
 from tests.training.test_train import read, train
-from training_code import adapter, checkpoint, layer, placing
+from training_code import adapter, checkpoint, layer, placing, quantize
 from training_code.architecture import Architecture
 from training_code.environment import Environment, write_json
 from training_code.errors import TrainingError
@@ -359,6 +360,124 @@ def test_a_checkpoint_of_another_run_is_not_resumed(base: Path, tmp_path: Path) 
     assert "holds a checkpoint of another run (LEARNING_RATE was 0.005, and is 0.001)" in sentence
 
 
+def test_a_run_is_not_resumed_on_other_held_out_rows_or_weights(base: Path, tmp_path: Path) -> None:
+    root = tiny.lay_out(tmp_path / "ml", base, MAX_STEPS=1, WARMUP_STEPS=0)
+    heldout = root / "input/data/heldout/chat.jsonl"
+    heldout.parent.mkdir()
+    lines = [json.dumps(row) + "\n" for row in tiny.conversations(30)[24:]]
+    heldout.write_text("".join(lines))
+    assert train(root) == 0
+    heldout.write_text("".join(lines[1:]))
+    assert train(root) == 1
+    assert "holds a checkpoint of another run (heldout_sha256 was " in (root / "output/failure").read_text()
+
+    heldout.write_text("".join(lines))
+    assert quantize.main([str(base), str(tmp_path / "nf4")]) == 0
+    (root / "input/data/model").unlink()
+    (root / "input/data/model").symlink_to(tmp_path / "nf4")
+    assert train(root) == 1
+    sentence = (root / "output/failure").read_text()
+    assert "(base_weights_sha256 was " in sentence
+    assert "; weight_format was bf16, and is nf4)" in sentence
+
+
+def a_byte_flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def rubbish(path: Path) -> None:
+    path.write_bytes(b"<Error>AccessDenied</Error>")
+
+
+@pytest.mark.parametrize("damage", [a_byte_flipped, cut_short, rubbish])
+def test_a_damaged_checkpoint_makes_room_for_a_whole_one(
+    damage: Callable[[Path], None], base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = tiny.lay_out(tmp_path / "ml", base, CHECKPOINT_MINUTES=1e-9)
+    assert train(root) == 0
+    folder, whole = root / "checkpoints", read(root)
+    half = folder / "step-00000009.safetensors.partial"
+    half.write_bytes(b"half a fi")
+    kept = [folder / f"step-0000000{step}.safetensors" for step in (5, 6)]
+    assert sorted(folder.glob("step-*")) == [*kept, half]
+    damage(kept[1])
+    kept[1].rename(folder / "step-00000009.safetensors")
+
+    assert train(root) == 0
+    assert "step-00000009.safetensors is not whole" in capfd.readouterr().out
+    assert sorted(folder.glob("step-*")) == kept
+    assert read(root)["loss_curve"] == whole["loss_curve"]
+
+
+def test_a_checkpoint_of_another_version_is_told_from_a_damaged_one(base: Path, tmp_path: Path) -> None:
+    root = tiny.lay_out(tmp_path / "ml", base)
+    (root / "checkpoints").mkdir()
+    foreign = root / "checkpoints/step-00000003.safetensors"
+    save_file({"a": torch.zeros(2)}, foreign)
+    assert train(root) == 1
+    sentence = (root / "output/failure").read_text()
+    assert sentence.startswith(f"{foreign} was not written by this version of the trainer ('progress')")
+    assert foreign.exists()
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+
+    def fsync(descriptor: int) -> None:
+        events.append(f"sync {Path(os.readlink(f'/proc/self/fd/{descriptor}')).name}")
+
+    def replace(path: Path, target: Path) -> None:
+        events.append(f"name {target.name}")
+        os.replace(path, target)
+
+    root = tiny.lay_out(tmp_path / "ml", base, MAX_STEPS=1, WARMUP_STEPS=0)
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", replace)
+    assert train(root) == 0
+    name = "step-00000001.safetensors"
+    at = events.index(f"name {name}")
+    assert events[at - 1 : at + 2] == [f"sync {name}.partial", f"name {name}", "sync checkpoints"]
+
+
+def test_a_resumed_run_has_the_micro_batches_that_it_had(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dropout draws by micro-batch: with the larger ones that this GPU promised, it would be another run."""
+    job: dict[str, Any] = {
+        "MAX_LENGTH": 160,
+        "PER_DEVICE_BATCH_SIZE": 4,
+        "GRADIENT_ACCUMULATION_STEPS": 1,
+        "EVAL_EVERY_STEPS": 100,
+    }
+    whole, broken = (tiny.lay_out(tmp_path / name, base, **job) for name in ("whole", "broken"))
+
+    def run_layer(x: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        if x.requires_grad and len(x) > 160:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return layer.run_layer(x, *arguments, **options)
+
+    def three_steps(run: Run) -> None:
+        while run.progress.step < 3:
+            run.step()
+
+    with monkeypatch.context() as patched:
+        patched.setattr("training_code.llama.run_layer", run_layer)
+        assert train(whole) == 0
+        patched.setattr(Run, "train", three_steps)
+        assert train(broken) == 0
+    assert train(broken) == 0
+    assert read(broken)["loss_curve"] == read(whole)["loss_curve"]
+    assert len(read(whole)["loss_curve"]) == 6
+
+
 def test_a_model_larger_than_memory_is_refused_with_the_sizes() -> None:
     with pytest.raises(TrainingError, match=r"107.8 B parameters, 401.5 GiB here, and \d+.\d GiB of memory are free"):
         placing.require_host_memory(SCOUT, 4 * SCOUT.text_parameters)
@@ -388,7 +507,7 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     lora = LoraWeights(architecture, ["attention"], rank=1, alpha=1, dropout=0, seed=0, device=torch.device("cpu"))
     optimizer = torch.optim.AdamW([lora.flat])
     for step in range(1, 5):
-        checkpoint.save(tmp_path, checkpoint.Progress(step=step), lora, optimizer, {})
+        checkpoint.save(tmp_path, checkpoint.Progress(step=step), lora, optimizer, {}, "")
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "step-00000003.safetensors",
         "step-00000004.safetensors",
