@@ -13,6 +13,7 @@ from typing import TextIO
 
 import torch
 
+from training_code import shortage
 from training_code.errors import TrainingError
 
 GB = 10**9
@@ -119,8 +120,12 @@ def run(command: Callable[[], None]) -> int:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return _fail(f"the disk is full ({error.filename or 'while writing'}); make room, and run this again")
         return _fail(f"{error.filename or 'a file'} cannot be used: {error.strerror or error}")
-    except torch.OutOfMemoryError:
-        return _fail("the GPU's memory is full; end what else runs on it, or give --device cpu")
+    except (RuntimeError, MemoryError) as error:
+        if shortage.is_of_gpu(error):
+            return _fail("the GPU's memory is full; end what else runs on it, or give --device cpu")
+        if shortage.is_of_host(error):
+            return _fail(f"this machine's memory is full; end what else runs on it ({error})")
+        raise
     except KeyboardInterrupt:
         print("\ninterrupted; run this again, and it goes on where it stopped", file=sys.stderr)
         return INTERRUPTED

@@ -16,7 +16,7 @@ import torch
 from heartbeat import metrics
 from heartbeat.job import FineTuneJob
 from heartbeat.workload import micro_batch_sizes
-from training_code import adapter, checkpoint
+from training_code import adapter, checkpoint, shortage
 from training_code.answers import Asking
 from training_code.batches import Part, part_of
 from training_code.checkpoint import Progress
@@ -173,7 +173,9 @@ class Run:
                     clock=self.clock,
                     ranks=self.ranks,
                 )
-            except torch.OutOfMemoryError:
+            except Exception as error:
+                if not shortage.is_of_gpu(error):
+                    raise
                 now = self.llama.placement.micro_batch_tokens
                 smaller = next((size for size in micro_batch_sizes(self.job.max_length) if size < now), None)
                 # Of several ranks the others wait for this one within the step.

@@ -19,7 +19,7 @@ import torch
 from heartbeat.job import FineTuneJob, SettingError, resolve
 from heartbeat.memory import GIB
 from heartbeat.scout import ModelShape
-from training_code import checkpoint, data, device, forecast, loading, placing, questions, schedule
+from training_code import checkpoint, data, device, forecast, loading, placing, questions, schedule, shortage
 from training_code.answers import Asking
 from training_code.base_files import CONFIG, open_base
 from training_code.clock import Clock, StopReason, process_start
@@ -65,19 +65,18 @@ def _train_as_rank(environment: Environment) -> int:
             train(environment, clock, where, ranks)
     except (TrainingError, SettingError) as error:
         return environment.fail(str(error))
-    except torch.OutOfMemoryError as error:
-        return environment.fail(
-            f"out of GPU memory: set MODE=streamed, lower MAX_LENGTH, or choose an instance with more; {error}",
-        )
-    except MemoryError as error:
-        return environment.fail(
-            f"out of host memory: lower MAX_LENGTH, or choose an instance with more; {error}",
-        )
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             return _unexpected(environment, error)
         return environment.fail(f"the disk is full: {error}; give the job a larger volume (VolumeSizeInGB)")
     except Exception as error:
+        said = next(iter(str(error).splitlines()), "")
+        if shortage.is_of_gpu(error):
+            return environment.fail(
+                f"out of GPU memory: set MODE=streamed, lower MAX_LENGTH, or choose an instance with more; {said}"
+            )
+        if shortage.is_of_host(error):
+            return environment.fail(f"out of host memory: lower MAX_LENGTH, or choose an instance with more; {said}")
         if clock.signalled and os.environ.get("RANK", "0") != "0":
             return 0  # The first rank has left the step, to save; this one was waiting for it.
         return _unexpected(environment, error)
