@@ -54,7 +54,7 @@ def merge(base_folder: Path, adapter_folder: Path, folder: Path, *, dtype: str |
     """`dtype`: "bf16", "fp8", or None for that of each tensor in the base.
 
     Raises TrainingError for files that are not whole or do not belong together, and before anything is written for
-    an adapter with a matrix that the base has no weight for.
+    an adapter with a matrix that the base has no weight for, or without one that it says it is for.
     """
     base = _open(base_folder)
     lora = adapter.read(adapter_folder)
@@ -227,6 +227,9 @@ def _refuse_what_does_not_fit(lora: Adapter, base: Checkpoint, folder: Path) -> 
                 f"{folder} is not an adapter of {base.folder}: {module} is {shape[0]} x {shape[1]}, and the adapter's "
                 f"{found[0]} x {found[1]}"
             )
+    missing = adapter.modules(base.architecture, lora.target_modules) - lora.matrices.keys()
+    if missing:
+        raise TrainingError(f"{folder} lacks {min(missing)}, which its {adapter.CONFIG} says that it is for")
 
 
 def _module_shape(module: str, base: Checkpoint) -> tuple[int, int] | None:

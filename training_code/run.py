@@ -351,6 +351,7 @@ class Run:
         adapter.save(
             folder,
             self.llama.lora,
+            self.llama.architecture,
             targets=job.lora_targets,
             rank=job.lora_r,
             alpha=job.lora_alpha,

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from heartbeat.scout import SCOUT
 from tests.training import meta, tiny
 from tests.training.test_train import read, train
-from training_code import adapter, checkpoint, layer, placing, quantize
+from training_code import checkpoint, layer, placing, quantize
 from training_code.architecture import Architecture
 from training_code.environment import Environment, write_json
 from training_code.errors import TrainingError
@@ -207,6 +207,36 @@ def test_loss_that_is_no_number_changes_no_weight(base: Path, tmp_path: Path) ->
     not_a_number(root)
     assert train(root) == 1
     assert (root / "output/failure").read_text().startswith("the loss became nan: lower LEARNING_RATE")
+
+
+def test_loss_that_becomes_no_number_leaves_the_last_checkpoint_to_resume_from(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole, root = (tiny.lay_out(tmp_path / name, base, CHECKPOINT_MINUTES=1e-9) for name in ("whole", "ml"))
+    assert train(whole) == 0
+    steps: list[int] = []
+
+    def step(run: Run) -> None:
+        steps.append(run.progress.step)
+        one_step(run)
+
+    def run_layer(x: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        return layer.run_layer(x * float("nan") if steps[-1:] == [3] else x, *arguments, **options)
+
+    one_step = Run.step
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "step", step)
+        patched.setattr("training_code.llama.run_layer", run_layer)
+        assert train(root) == 1
+    assert (root / "output/failure").read_text().startswith("the loss became nan: lower LEARNING_RATE")
+    assert "Traceback" not in capfd.readouterr().err
+    kept = [f"step-0000000{step}.safetensors" for step in (2, 3)]
+    assert sorted(path.name for path in (root / "checkpoints").glob("step-*")) == kept
+    assert not (root / "model/adapter").exists()
+
+    assert train(root) == 0
+    assert "resuming after step 3 of 6" in capfd.readouterr().out
+    assert read(root)["loss_curve"] == read(whole)["loss_curve"]
 
 
 def test_a_disk_that_takes_no_more_leaves_the_last_checkpoint_whole(
@@ -496,25 +526,6 @@ def test_a_resumed_run_has_the_micro_batches_that_it_had(
 def test_a_model_larger_than_memory_is_refused_with_the_sizes() -> None:
     with pytest.raises(TrainingError, match=r"107.8 B parameters, 401.5 GiB here, and \d+.\d GiB of memory are free"):
         placing.require_host_memory(SCOUT, 4 * SCOUT.text_parameters)
-
-
-@pytest.mark.parametrize(
-    "key",
-    [
-        "base_model.model.language_model.model.layers.0.self_attn.q_proj.lora_A.weight",
-        "base_model.model.model.layers.0.feed_forward.router.lora_A.weight",
-        "base_model.model.model.layers.0.feed_forward.experts.gate_up_proj.lora_A.weight",
-        "base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight",
-        "model.layers.0.self_attn.q_proj.lora_A.weight",
-    ],
-)
-def test_adapter_keys_that_vllm_would_ignore_are_refused(key: str) -> None:
-    good = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
-    adapter.check_keys([good.format("A"), good.format("B")])
-    with pytest.raises(TrainingError, match="has no form that vLLM loads"):
-        adapter.check_keys([good.format("A"), good.format("B"), key])
-    with pytest.raises(TrainingError, match="has no lora_B beside it"):
-        adapter.check_keys([good.format("A")])
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.training import meta
-from tests.training.models import batch, build, gradients, shake
+from tests.training.models import batch, build, gradients, logits, shake
 from training_code.attention import chunks
 from training_code.batches import MicroBatch
 from training_code.llama import Llama, Placement
@@ -60,11 +60,23 @@ def test_documents_do_not_see_each_other(name: str) -> None:
     assert relative(gradient, other) < 1e-5
 
 
-def test_loss_and_gradients_are_those_of_transformers_dense_experts_with_the_adapter_on() -> None:
+@pytest.mark.parametrize("name", meta.names())
+def test_logits_are_those_of_metas_code(name: str) -> None:
+    recording = meta.load(name)
+    llama, end = build(recording), 0
+    for document in recording.documents():
+        start, end = end, end + len(document)
+        assert relative(logits(llama, document.tolist(), adapted=True), recording.logits[start:end]) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [(name, i) for name in meta.names() for i in range(len(meta.load(name).lengths))]
+)
+def test_loss_and_gradients_are_those_of_transformers_dense_experts_with_the_adapter_on(name: str, number: int) -> None:
     from transformers import Llama4ForCausalLM, Llama4TextConfig
 
-    recording = meta.load("scout")
-    document = recording.documents()[0][:40]  # more than two chunks, and short of transformers' row-index temperature
+    recording = meta.load(name)
+    document = recording.documents()[number]
     llama = build(recording, targets=("attention", "shared_expert"))
     shake(llama)
     reference = Llama4ForCausalLM(Llama4TextConfig(**recording.config))

@@ -231,8 +231,10 @@ def test_killed_and_resumed_it_trains_to_the_last_digit_as_if_unbroken(
 ) -> None:
     root = tiny.lay_out(tmp_path / "ml", base, MAX_STEPS=8, EVAL_EVERY_STEPS=4, CHECKPOINT_MINUTES=1e-9)
     with start(root) as process:
-        wait_for(process, "step=5 ")
+        said = wait_for(process, "step=5 ")
         process.kill()
+    assert [line.partition("=")[0] for line in said if "heldout_loss=" in line] == ["base_heldout_loss", "step"]
+    assert any(line.startswith("step=4 heldout_loss=") for line in said)
     assert not (root / "model").exists()
     newest = max((root / "checkpoints").glob("*.safetensors"))
     # The newest may have been cut short on its way to S3.
