@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -31,10 +32,16 @@ class Clock:
     started: float = field(default_factory=time.monotonic)
     signalled_at: float | None = None
 
-    def listen(self) -> None:
-        """Take SIGTERM as a request to stop; SIGINT too, for whoever runs this in a terminal."""
-        signal.signal(signal.SIGTERM, self._on_signal)
-        signal.signal(signal.SIGINT, self._on_signal)
+    @classmethod
+    def of_process(cls) -> Clock:
+        """Of this process since its start, without a limit yet.
+
+        It takes SIGTERM as a request to stop; SIGINT too, for whoever runs this in a terminal.
+        """
+        clock = cls(limit_seconds=math.inf, started=process_start())
+        signal.signal(signal.SIGTERM, clock._on_signal)
+        signal.signal(signal.SIGINT, clock._on_signal)
+        return clock
 
     @property
     def signalled(self) -> bool:

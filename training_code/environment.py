@@ -91,7 +91,7 @@ class Environment:
             self.failure.parent.mkdir(parents=True, exist_ok=True)
         try:
             # In place: a disk that is full has no other blocks than those that the file has already.
-            with open(os.open(own, os.O_RDWR | os.O_CREAT), "r+b") as file:
+            with open(os.open(own, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
                 file.write(text)
                 file.truncate()
             own.rename(self.failure)
@@ -113,7 +113,7 @@ class Environment:
             self.failure.parent.mkdir(parents=True, exist_ok=True)
             if self.failure.exists():
                 self.failure.replace(self._room)
-            with open(os.open(self._room, os.O_RDWR | os.O_CREAT), "r+b") as file:
+            with open(os.open(self._room, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
                 file.write(b" " * ROOM_BYTES)
                 os.fsync(file.fileno())
 

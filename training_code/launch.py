@@ -50,11 +50,7 @@ def launch(arguments: Sequence[str], *, num_processes: int, cluster: Cluster) ->
     SIGTERM and SIGINT are passed on. When this machine's first process has ended well the others are ended: after
     an early stop they would wait for it for ever.
     """
-    children = [
-        subprocess.Popen([sys.executable, *arguments], env=_variables(local, num_processes, cluster))
-        for local in range(num_processes)
-    ]
-
+    children: list[subprocess.Popen[bytes]] = []
     asked_to_stop = threading.Event()
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
@@ -64,6 +60,11 @@ def launch(arguments: Sequence[str], *, num_processes: int, cluster: Cluster) ->
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, pass_on)
+    for local in range(num_processes):
+        children.append(subprocess.Popen([sys.executable, *arguments], env=_variables(local, num_processes, cluster)))
+    if asked_to_stop.is_set():  # when not all of them were there
+        for child in children:
+            child.terminate()
     ended = _wait(children, asked_to_stop)
     _end(children)
     return ended

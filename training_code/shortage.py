@@ -6,7 +6,7 @@ import torch
 
 _OF_GPU = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 """What a RuntimeError says where a library of the GPU's got no memory."""
-_OF_HOST = "DefaultCPUAllocator"
+_OF_HOST = ("DefaultCPUAllocator",)
 """Likewise of the host's: torch raises no MemoryError."""
 
 

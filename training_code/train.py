@@ -14,6 +14,12 @@ import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
 
+from training_code.clock import Clock, StopReason
+
+if __name__ == "__main__":
+    # Before torch, whose import takes seconds: PID 1, as in a container, is sent no SIGTERM that it has no handler for.
+    listening = Clock.of_process()
+
 import torch
 
 from heartbeat.job import FineTuneJob, SettingError, resolve
@@ -22,7 +28,6 @@ from heartbeat.scout import ModelShape
 from training_code import checkpoint, data, device, forecast, loading, placing, questions, schedule, shortage
 from training_code.answers import Asking
 from training_code.base_files import CONFIG, open_base
-from training_code.clock import Clock, StopReason, process_start
 from training_code.environment import Environment, read_json_object, write_json
 from training_code.errors import TrainingError
 from training_code.folder import only_process_in
@@ -41,23 +46,24 @@ DEFAULTS_FILE = "training_defaults.json"
 Say = Callable[[str], None]
 
 
-def main() -> int:
-    environment = Environment.of_process()
+def main(clock: Clock | None = None) -> int:
+    """`clock`: of a process that is listening already."""
+    environment, clock = Environment.of_process(), clock or Clock.of_process()
     if "RANK" in os.environ:
-        return _train_as_rank(environment)
+        return _train_as_rank(environment, clock)
     with environment.ready_to_fail():
         try:
             cluster, num_processes = environment.cluster(), max(1, torch.cuda.device_count())
         except TrainingError as error:
             return environment.fail(str(error))
         if cluster.num_hosts * num_processes > 1:
+            if clock.signalled:
+                return environment.fail("a request to stop came before training began; run it again")
             return _launch(environment, num_processes, cluster)
-        return _train_as_rank(environment)
+        return _train_as_rank(environment, clock)
 
 
-def _train_as_rank(environment: Environment) -> int:
-    clock = Clock(limit_seconds=FineTuneJob.max_runtime_seconds, started=process_start())
-    clock.listen()
+def _train_as_rank(environment: Environment, clock: Clock) -> int:
     try:
         where = device.of_process()
         ranks = join(where)
@@ -313,4 +319,4 @@ def _say_outcome(say: Say, run: Run, expected: Forecast | None) -> None:
 
 
 if __name__ == "__main__":
-    end_process(main())
+    end_process(main(listening))

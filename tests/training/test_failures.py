@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from heartbeat.scout import SCOUT
 from tests.training import meta, tiny
 from tests.training.test_train import read, train
-from training_code import checkpoint, layer, placing, quantize
+from training_code import checkpoint, layer, placing, quantize, shortage
 from training_code.architecture import Architecture
 from training_code.environment import Environment, write_json
 from training_code.errors import TrainingError
@@ -553,3 +553,9 @@ def test_a_rank_that_falls_with_another_adds_no_traceback(
     assert train(root) == 1
     assert (root / "output/failure").read_text() == "why the first rank failed"
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_an_error_of_another_kind_is_not_taken_for_memory() -> None:
+    for error in (RuntimeError("Connection closed by peer"), ValueError("DefaultCPUAllocator"), KeyError("x")):
+        assert not shortage.is_of_gpu(error)
+        assert not shortage.is_of_host(error)

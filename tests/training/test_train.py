@@ -266,6 +266,23 @@ def test_sigterm_leaves_a_usable_adapter(base: Path, tmp_path: Path) -> None:
     base_model.SwitchableAdapter(transformers_model(base), adapter.read(root / "model/adapter"))
 
 
+def test_sigterm_is_heard_before_torch_is_loaded(base: Path, tmp_path: Path) -> None:
+    """In a container Python is PID 1, which a signal without a handler does not reach."""
+    root = tiny.lay_out(tmp_path / "ml", base)
+    with start(root) as process:
+        caught = 0
+        while not caught >> (signal.SIGTERM - 1) & 1:
+            assert process.poll() is None
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+        assert "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text()
+        process.send_signal(signal.SIGTERM)
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 1, said
+    assert "not one step was trained: a request to stop came before it" in (root / "output/failure").read_text()
+    assert "Traceback" not in said
+
+
 def test_sigterm_within_an_evaluation_saves_the_steps_before_it_goes_on(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
