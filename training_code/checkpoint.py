@@ -43,8 +43,17 @@ class Progress:
     base_heldout_loss: float | None = None
     evaluation_seconds: float = 0.0
     """What the last evaluation took; 0 before the first."""
+    skipped: int = 0
+    """Steps that changed no weight, as f16's range was passed."""
+    skipped_in_a_row: int = 0
+    """Of these, the ones since the last step that was not."""
     recent_seconds: list[float] = field(default_factory=list)
     """Of each of the last steps."""
+
+    @property
+    def updates(self) -> int:
+        """How often the optimizer has changed the weights."""
+        return self.step - self.skipped
 
     @classmethod
     def of_text(cls, text: str) -> Progress | None:
@@ -170,12 +179,12 @@ def resume(
     if progress is None:
         return None
     _share(tensors, "", lora, lora.flat.detach(), ranks)
-    if progress.step:
+    if progress.updates:
         moments = {moment: torch.empty_like(lora.flat.detach()) for moment in _MOMENTS}
         for moment, flat in moments.items():
             _share(tensors, f".{moment}", lora, flat, ranks)
-        # A fused optimizer counts its steps on the device.
-        optimizer.state[lora.flat] = {"step": torch.tensor(float(progress.step), device=device), **moments}
+        # A fused optimizer counts its updates on the device.
+        optimizer.state[lora.flat] = {"step": torch.tensor(float(progress.updates), device=device), **moments}
     return progress
 
 

@@ -40,6 +40,10 @@ RECENT_STEPS = 8
 STEP_MARGIN = 1.1
 """A step is expected to take the longest of the recent ones times this."""
 
+SKIPPED_AT_MOST = 5
+"""Steps in a row that f16's range may spoil. There is no loss scale that would be lowered meanwhile: nothing but the
+rows differs from step to step, and where the rows of five steps overflow one after the other, all will."""
+
 FINISH_SECONDS = 2.0
 """For what is written at the end beside the weights. Without the last evaluation nothing passes the gate."""
 
@@ -203,14 +207,30 @@ class Run:
         progress.supervised_tokens += result.supervised_tokens
         progress.seconds += seconds
         progress.recent_seconds = [*progress.recent_seconds, seconds][-RECENT_STEPS:]
-        progress.loss_curve.append((progress.step, result.loss))
+        if math.isfinite(result.loss):
+            progress.loss_curve.append((progress.step, result.loss))
         self._say(metrics.format_line(**self._figures(result, seconds, rate)))
+        self._note_skipped(result)
+
+    def _note_skipped(self, result: StepResult) -> None:
+        progress = self.progress
+        if not result.is_skipped:
+            progress.skipped_in_a_row = 0
+            return
+        progress.skipped += 1
+        progress.skipped_in_a_row += 1
+        self._say(f"warning: step {progress.step} passed f16's range; no weight was changed")
+        if progress.skipped_in_a_row == SKIPPED_AT_MOST:
+            raise TrainingError(
+                f"{SKIPPED_AT_MOST} steps in a row passed f16's range: lower LEARNING_RATE={self.job.learning_rate} or "
+                "choose an instance whose GPUs compute in bf16, as all since A100 do"
+            )
 
     def _figures(self, result: StepResult, seconds: float, rate: float) -> dict[str, float]:
         hours = self.clock.elapsed_seconds() / 3600
         figures = {
             "step": self.progress.step,
-            "loss": result.loss,
+            **({"loss": result.loss} if math.isfinite(result.loss) else {}),
             "learning_rate": rate,
             "tokens_per_second": result.tokens / seconds,
             "tokens": self.progress.tokens,

@@ -8,8 +8,8 @@ import os
 import resource
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ from safetensors.torch import load_file, save_file
 from heartbeat.scout import SCOUT
 from tests.training import meta, tiny
 from tests.training.test_train import read, train
-from training_code import checkpoint, layer, placing, quantize, shortage
+from training_code import checkpoint, device, layer, placing, quantize, shortage
 from training_code.architecture import Architecture
 from training_code.environment import Environment, write_json
 from training_code.errors import TrainingError
+from training_code.llama import Llama
 from training_code.lora_weights import LoraWeights
 from training_code.run import Run
 
@@ -237,6 +238,65 @@ def test_loss_that_becomes_no_number_leaves_the_last_checkpoint_to_resume_from(
     assert train(root) == 0
     assert "resuming after step 3 of 6" in capfd.readouterr().out
     assert read(root)["loss_curve"] == read(whole)["loss_curve"]
+
+
+@contextmanager
+def in_f16_with_overflows(at: Container[int]) -> Iterator[None]:
+    """Jobs compute in f16; the gradients of these steps (counted from 0) are infinite."""
+
+    def step(run: Run) -> None:
+        before = run.llama.lora.flat.detach().clone()
+        poisoned.append(run.progress.step in at)
+        one_step(run)
+        assert torch.equal(before, run.llama.lora.flat) == poisoned.pop()
+
+    def gradient(llama: Llama, *arguments: Any, **options: Any) -> Any:
+        found = accumulate(llama, *arguments, **options)
+        if poisoned[-1]:
+            llama.lora.gradient[3] = float("inf")
+        return found
+
+    poisoned: list[bool] = []
+    one_step, accumulate = Run.step, Llama.accumulate
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(device, "compute_dtype", lambda _: torch.float16)
+        patched.setattr(Run, "step", step)
+        patched.setattr(Llama, "accumulate", gradient)
+        yield
+
+
+def test_in_f16_a_step_that_overflows_is_skipped(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole, broken = (tiny.lay_out(tmp_path / name, base, LEARNING_RATE=1e-3) for name in ("whole", "broken"))
+
+    def three_steps(run: Run) -> None:
+        while run.progress.step < 3:
+            run.step()
+
+    with in_f16_with_overflows({0, 2}):
+        assert train(whole) == 0
+        out = capfd.readouterr().out
+        assert out.count("passed f16's range; no weight was changed") == 2
+        monkeypatch.setattr(Run, "train", three_steps)
+        assert train(broken) == 0
+        monkeypatch.undo()
+        assert train(broken) == 0
+    assert read(whole)["steps_done"] == 6
+    assert read(broken)["loss_curve"] == read(whole)["loss_curve"]
+    weights = [root / "model/adapter/adapter_model.safetensors" for root in (whole, broken)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_steps_that_overflow_one_after_the_other_end_the_job(
+    base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = tiny.lay_out(tmp_path / "ml", base, MAX_STEPS=20)
+    with in_f16_with_overflows(range(1, 20)):
+        assert train(root) == 1
+    sentence = (root / "output/failure").read_text()
+    assert sentence.startswith("5 steps in a row passed f16's range: lower LEARNING_RATE=0.005 or choose an instance")
+    assert "step=6 " in capfd.readouterr().out
 
 
 def test_a_disk_that_takes_no_more_leaves_the_last_checkpoint_whole(
