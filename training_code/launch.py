@@ -48,7 +48,8 @@ def launch(arguments: Sequence[str], *, num_processes: int, cluster: Cluster) ->
     """Run `python *arguments` once for each GPU, until the first has ended well or any has failed.
 
     SIGTERM and SIGINT are passed on. When this machine's first process has ended well the others are ended: after
-    an early stop they would wait for it for ever.
+    an early stop they would wait for it for ever. On other machines than the first any end is well after that: their
+    trainers wait for the first of all, which saves alone, and fail or abort when it is gone.
     """
     children: list[subprocess.Popen[bytes]] = []
     asked_to_stop = threading.Event()
@@ -67,7 +68,7 @@ def launch(arguments: Sequence[str], *, num_processes: int, cluster: Cluster) ->
             child.terminate()
     ended = _wait(children, asked_to_stop)
     _end(children)
-    return ended
+    return Ended(0) if asked_to_stop.is_set() and cluster.host > 0 else ended
 
 
 def _variables(local: int, num_processes: int, cluster: Cluster) -> dict[str, str]:

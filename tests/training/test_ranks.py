@@ -196,6 +196,25 @@ def test_the_machines_of_a_job_are_numbered_alike_on_each(tmp_path: Path) -> Non
     assert found["algo-2"] == Cluster(num_hosts=2, host=1, master="algo-1", interface="eth1")
 
 
+@pytest.mark.parametrize(("host", "status"), [(0, 128 + signal.SIGABRT), (1, 0)])
+def test_after_sigterm_only_the_first_machines_end_is_the_jobs(host: int, status: int) -> None:
+    """NCCL aborts a process whose peer is gone."""
+    trainer = (
+        "import os, signal; signal.signal(signal.SIGTERM, lambda *_: os.abort()); print(flush=True); signal.pause()"
+    )
+    code = f"""
+import sys
+from training_code.launch import Cluster, launch
+sys.exit(launch(["-c", {trainer!r}], num_processes=2, cluster=Cluster(num_hosts=2, host={host})).status)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for _ in range(2):  # both trainers listen
+            process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == status
+
+
 def test_two_machines_of_one_gpu_train_as_one(base: Path, alone: Path, tmp_path: Path, free_port: int) -> None:
     """Two launchers that find each other, as on two instances; here both on this machine."""
     started = []
