@@ -10,7 +10,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,8 @@ class BaseModel(ABC):
     architecture: Architecture
     stored: Mapping[str, StoredTensor]
     """By the names of transformers' Llama4ForCausalLM. Of a quantised folder: what lies outside the layers."""
+    records: Mapping[str, FileRecord] = field(default_factory=dict)
+    """Of files with weights, by name, where a manifest has them."""
 
     @property
     def num_layers(self) -> int:
@@ -175,12 +177,8 @@ class Checkpoint(BaseModel):
             raise TrainingError(f"{stored.file}: {stored.key}: {error}; copy the checkpoint again") from None
 
 
-@dataclass(frozen=True, kw_only=True)
 class QuantisedFolder(BaseModel):
     """As `training_code.quantize` writes it: a file for each layer, one for the embedding, one for norm and head."""
-
-    records: Mapping[str, FileRecord]
-    """Of the files with weights, by name."""
 
     @property
     def is_quantised(self) -> bool:

@@ -10,6 +10,7 @@ import errno
 import os
 import statistics
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -28,6 +29,7 @@ from heartbeat.scout import ModelShape
 from training_code import checkpoint, data, device, forecast, loading, placing, questions, schedule, shortage
 from training_code.answers import Asking
 from training_code.base_files import CONFIG, open_base
+from training_code.digests import Digests
 from training_code.environment import Environment, read_json_object, write_json
 from training_code.errors import TrainingError
 from training_code.folder import only_process_in
@@ -136,7 +138,10 @@ def train(environment: Environment, clock: Clock, where: torch.device, ranks: Ra
     expected = _forecast(base.architecture.shape, rows, job, arrangement, where, ranks)
     if expected:
         say(expected.describe())
-    llama = loading.load(base, job, arrangement=arrangement, device=where, dtype=dtype, ranks=ranks, report=say)
+    digests = Digests(base.folder, base.records)
+    llama = loading.load(
+        base, job, arrangement=arrangement, device=where, dtype=dtype, ranks=ranks, report=say, digests=digests
+    )
     sources = {
         "dataset_sha256": rows.sha256,
         "heldout_sha256": rows.heldout_sha256,
@@ -177,6 +182,7 @@ def train(environment: Environment, clock: Clock, where: torch.device, ranks: Ra
     if run.progress.base_heldout_loss is None:
         say(f"== evaluating the base model on {len(rows.heldout)} held-out rows")
         run.evaluate_base()
+    _require_whole_weights(digests, ranks, say)
     run.save_checkpoint()  # Shows now, not hours later, that the folder takes it, and how long that lasts.
     if asked:
         say(f"== asking the base model {len(asked.prompts)} questions")
@@ -199,6 +205,15 @@ def train(environment: Environment, clock: Clock, where: torch.device, ranks: Ra
     run.ask_tuned()
     _write_results(environment, run, asking, origins, reason)
     _say_outcome(say, run, expected)
+
+
+def _require_whole_weights(digests: Digests, ranks: Ranks, say: Say) -> None:
+    started = time.monotonic()
+    digests.require_whole()
+    ranks.wait_for_all()  # where it is not, the job ends with that rank, and has written nothing
+    waited = time.monotonic() - started
+    if waited > 1:
+        say(f"waited {waited:.0f} s for the digests of the weights")
 
 
 def _arrangement_before(environment: Environment, where: torch.device, ranks: Ranks) -> Arrangement | None:

@@ -288,6 +288,29 @@ def test_in_f16_a_step_that_overflows_is_skipped(
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
+@pytest.mark.parametrize("name", ["layer-002.safetensors", "embedding.safetensors", "head.safetensors"])
+def test_a_pack_with_one_flipped_bit_is_named_before_anything_is_written(
+    name: str, nf4: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(nf4, tmp_path / "nf4")
+    a_byte_flipped(tmp_path / "nf4" / name)
+    root = tiny.lay_out(tmp_path / "ml", tmp_path / "nf4", MAX_STEPS=1, WARMUP_STEPS=0)
+    assert train(root) == 1
+    assert f"{name} is damaged: its SHA-256 is not the one in nf4.json" in (root / "output/failure").read_text()
+    assert "Traceback" not in capfd.readouterr().err
+    assert list((root / "checkpoints").iterdir()) == []
+    assert not (root / "model").exists()
+    shutil.copy(nf4 / name, tmp_path / "nf4" / name)
+    assert train(root) == 0
+
+
+@pytest.fixture(scope="module")
+def nf4(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("quantised") / "nf4"
+    assert quantize.main([str(base), str(folder)]) == 0
+    return folder
+
+
 def test_steps_that_overflow_one_after_the_other_end_the_job(
     base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
