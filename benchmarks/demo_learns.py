@@ -28,11 +28,10 @@ from heartbeat.dataset import read
 from heartbeat.job import FineTuneJob, SettingError, resolve
 from heartbeat.probes import Question
 from training_code import data, loading, placing
-from training_code.base_files import CONFIG, open_base
+from training_code.base_files import open_base
 from training_code.clock import Clock
 from training_code.generate import generate
 from training_code.llama import Llama
-from training_code.manifest import sha256_of
 from training_code.ranks import Ranks
 from training_code.run import Run
 from training_code.tokenizer import ChatTokenizer
@@ -133,7 +132,8 @@ def learn(rows: Sequence[Row], settings: Mapping[str, object], *, base: Path = B
             clock=Clock(limit_seconds=math.inf, started=time.monotonic()),
             job=job,
             data=encoded,
-            base_config_sha256=sha256_of(base / CONFIG),
+            sources={},
+            arrangement=arrangement,
             llama=llama,
             ranks=ranks,
             checkpoints=Path(folder, "checkpoints"),

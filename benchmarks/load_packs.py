@@ -1,8 +1,8 @@
 """Loading packs against the disk's own speed: `python -m benchmarks.load_packs --folder /fast/disk`.
 
 Writes layers of Scout's shape with random NF4 weights, lets the operating system forget them, and reads them as plain
-bytes; as the trainer does on its way to a GPU, through one buffer; and into the memory where they stay, which costs
-what new memory costs on the machine. Prints one JSON line.
+bytes; as the trainer does on its way to a GPU, through one buffer, without and with the digests that it compares
+meanwhile; and into the memory where they stay, which costs what new memory costs on the machine. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from benchmarks import random_model
 from heartbeat.memory import GIB
 from training_code import packs
 from training_code.architecture import Architecture
+from training_code.digests import Digests
 from training_code.feed import Feed
+from training_code.manifest import FileRecord
 from training_code.ranks import Ranks
 
 
@@ -41,10 +43,10 @@ def _measure(folder: Path, num_layers: int, rounds: int) -> dict[str, float | in
     paths = [folder / f"layer-{number}.safetensors" for number in range(num_layers)]
     pack = packs.empty(layout)
     random_model.fill(pack, torch.Generator().manual_seed(0))
-    for path in paths:
-        packs.write(path, pack, {})
+    digests = {path.name: packs.write(path, pack, {}) for path in paths}
     del pack
-    num_bytes = sum(path.stat().st_size for path in paths)
+    records = {path.name: FileRecord(bytes=path.stat().st_size, sha256=digests[path.name]) for path in paths}
+    num_bytes = sum(record.bytes for record in records.values())
 
     def fresh() -> None:
         cpu = torch.device("cpu")
@@ -58,6 +60,13 @@ def _measure(folder: Path, num_layers: int, rounds: int) -> dict[str, float | in
         for path in paths:
             packs.read(path, buffer)
 
+    def checked() -> None:
+        hashing = Digests(folder, records)
+        for path in paths:
+            packs.read(path, buffer)
+            hashing.begin(path.name)
+        hashing.require_whole()
+
     plain = memoryview(bytearray(2**26))
 
     def read() -> None:
@@ -66,13 +75,16 @@ def _measure(folder: Path, num_layers: int, rounds: int) -> dict[str, float | in
                 while stream.readinto(plain):
                     pass
 
-    seconds = {work.__name__: min(_timed(work, paths) for _ in range(rounds)) for work in (read, reused, fresh)}
+    seconds = {
+        work.__name__: min(_timed(work, paths) for _ in range(rounds)) for work in (read, reused, checked, fresh)
+    }
     gib = num_bytes / GIB
     return {
         "layers": num_layers,
         "gib": gib,
         "plain_read_gib_per_second": gib / seconds["read"],
         "into_one_buffer_gib_per_second": gib / seconds["reused"],
+        "with_digests_gib_per_second": gib / seconds["checked"],
         "into_fresh_memory_gib_per_second": gib / seconds["fresh"],
     }
 

@@ -166,7 +166,7 @@ class Answering:
         request = Request.from_body(body, engine.models)
         if request.tools and not auto_tool_choice:
             raise RequestError("tools need SM_VLLM_ENABLE_AUTO_TOOL_CHOICE=true on this endpoint")
-        prompt = engine.tokenizer.encode(render(request.messages, request.tools, generation_prompt=True)).ids
+        prompt = list(engine.tokenizer.encode(render(request.messages, request.tools, generation_prompt=True)).ids)
         engine.require_room(prompt)
         return cls(engine, request, prompt)
 

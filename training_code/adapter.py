@@ -16,9 +16,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from training_code.architecture import Architecture
 from training_code.environment import read_json_object, save_tensors, write_json
 from training_code.errors import TrainingError
 from training_code.lora_weights import LoraWeights
+from training_code.weight_names import layer_shapes
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -63,7 +65,31 @@ def target_pattern(targets: Sequence[str]) -> str:
     return "|".join(TARGET_PATTERNS[target] for target in targets)
 
 
-def save(folder: Path, lora: LoraWeights, *, targets: Sequence[str], rank: int, alpha: int, dropout: float) -> None:
+def modules(architecture: Architecture, pattern: str) -> set[str]:
+    """A model's matrices that an expression of target modules means, routed experts one by one."""
+    names: set[str] = set()
+    for number, has_experts in enumerate(architecture.has_experts):
+        prefix = f"model.layers.{number}."
+        names.update(prefix + name.removesuffix(".weight") for name in layer_shapes(architecture, number))
+        if has_experts:
+            names.update(
+                f"{prefix}feed_forward.experts.{expert}.{part}_proj"
+                for expert in range(architecture.shape.num_experts)
+                for part in ("gate", "up", "down")
+            )
+    return {name for name in names if re.fullmatch(pattern, name)}
+
+
+def save(
+    folder: Path,
+    lora: LoraWeights,
+    architecture: Architecture,
+    *,
+    targets: Sequence[str],
+    rank: int,
+    alpha: int,
+    dropout: float,
+) -> None:
     """Write the adapter; the folder holds a whole adapter at every moment after the first call."""
     weights: dict[str, torch.Tensor] = {}
     for name, tensor in lora.named().items():
@@ -73,7 +99,7 @@ def save(folder: Path, lora: LoraWeights, *, targets: Sequence[str], rank: int, 
             continue
         for expert, matrix in enumerate(tensor.unbind()):
             weights[f"{_PREFIX}{stack['layer']}.{expert}.{stack['part']}.weight"] = matrix.to("cpu", copy=True)
-    check_keys(weights)
+    check_keys(weights, architecture, targets)
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(folder / WEIGHTS, weights, {"format": "pt"})
     shutil.copyfile(Path(__file__).with_name(CHAT_TEMPLATE), folder / CHAT_TEMPLATE)
@@ -97,9 +123,22 @@ def save(folder: Path, lora: LoraWeights, *, targets: Sequence[str], rank: int, 
     )
 
 
-def check_keys(names: Iterable[str]) -> None:
-    """Raises TrainingError for a key of a form that vLLM does not know, or an A without its B."""
-    names = set(names)
+def check_keys(names: Iterable[str], architecture: Architecture, targets: Sequence[str]) -> None:
+    """Raises TrainingError unless these are all keys of an adapter on these LORA_TARGETS, and no others."""
+    found = _modules_of(names)
+    expected = modules(architecture, target_pattern(targets))
+    for name in sorted(found - expected):
+        raise TrainingError(
+            f"adapter keys of {name} mean no matrix of this model and LORA_TARGETS={','.join(targets)}; they would be "
+            "ignored in silence"
+        )
+    for name in sorted(expected - found):
+        raise TrainingError(f"the adapter lacks {name}, which LORA_TARGETS={','.join(targets)} calls for")
+
+
+def _modules_of(names: Iterable[str]) -> set[str]:
+    """Raises TrainingError for a key of a form that vLLM does not know, an A without its B, and no key at all."""
+    names, found = set(names), set[str]()
     for name in sorted(names):
         match = _KEY.fullmatch(name)
         if not match:
@@ -107,8 +146,10 @@ def check_keys(names: Iterable[str]) -> None:
         other = "B" if match["part"] == "A" else "A"
         if name.replace(f"lora_{match['part']}.", f"lora_{other}.") not in names:
             raise TrainingError(f"adapter key {name} has no lora_{other} beside it")
+        found.add(match["module"])
     if not names:
         raise TrainingError("the adapter is empty")
+    return found
 
 
 def read(folder: Path) -> Adapter:
@@ -118,7 +159,7 @@ def read(folder: Path) -> Adapter:
         weights = load_file(str(folder / WEIGHTS))
     except (OSError, SafetensorError) as error:
         raise TrainingError(f"{folder / WEIGHTS} cannot be read: {error}") from None
-    check_keys(weights)
+    _modules_of(weights)
     rank, alpha = config.get("r"), config.get("lora_alpha")
     target = config.get("target_modules")
     if not isinstance(rank, int) or not isinstance(alpha, (int, float)) or not isinstance(target, str):
@@ -126,7 +167,7 @@ def read(folder: Path) -> Adapter:
     matrices = {}
     for name, lora_a in weights.items():
         match = _KEY.fullmatch(name)
-        assert match is not None  # check_keys
+        assert match is not None  # _modules_of
         if match["part"] == "A":
             lora_b = weights[name.replace("lora_A.", "lora_B.")]
             if lora_a.shape[0] != rank or lora_b.shape[-1] != rank:

@@ -14,6 +14,7 @@ import torch
 from heartbeat import asking, held_out_sample, probes, scores
 from heartbeat.durations import about
 from heartbeat.job import FineTuneJob
+from training_code import shortage
 from training_code.clock import Clock
 from training_code.environment import write_json
 from training_code.generate import Interrupted, cache_bytes, generate
@@ -188,9 +189,9 @@ class Asking:
             except Interrupted:
                 self._note_interrupted(who, len(ids), len(order))
                 return None
-            except torch.OutOfMemoryError:
+            except Exception as error:
                 # Several ranks cannot agree on a smaller batch in the midst of this one.
-                if self.ranks.world_size > 1 or together == 1:
+                if not shortage.is_of_gpu(error) or self.ranks.world_size > 1 or together == 1:
                     raise
                 together //= 2
                 self.say(f"out of memory; {together} prompts are answered together")

@@ -6,9 +6,11 @@ of 217 GB is refused in milliseconds. Weights are read layer by layer.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from training_code import nf4, packs
 from training_code.architecture import Architecture
 from training_code.environment import read_json_object
 from training_code.errors import TrainingError
-from training_code.manifest import MANIFEST, Manifest, sha256_of, size_of
+from training_code.manifest import MANIFEST, FileRecord, Manifest, sha256_of, size_of
 from training_code.packs import Entry, Layout, Pack
 from training_code.weight_names import (
     EMBEDDING,
@@ -66,6 +68,8 @@ class BaseModel(ABC):
     architecture: Architecture
     stored: Mapping[str, StoredTensor]
     """By the names of transformers' Llama4ForCausalLM. Of a quantised folder: what lies outside the layers."""
+    records: Mapping[str, FileRecord] = field(default_factory=dict)
+    """Of files with weights, by name, where a manifest has them."""
 
     @property
     def num_layers(self) -> int:
@@ -74,6 +78,11 @@ class BaseModel(ABC):
     @property
     @abstractmethod
     def is_quantised(self) -> bool: ...
+
+    @property
+    @abstractmethod
+    def digest(self) -> str:
+        """SHA-256 that tells these weights from others without reading them, as far as that can be told."""
 
     @abstractmethod
     def layer_layout(self, number: int, *, quantise: bool, dtype: torch.dtype | None = None) -> Layout:
@@ -118,6 +127,13 @@ class Checkpoint(BaseModel):
     @property
     def is_quantised(self) -> bool:
         return False
+
+    @property
+    def digest(self) -> str:
+        """Of its files' sizes, and of where each weight lies in them."""
+        files = sorted((file.name, size_of(file)) for file in {stored.file for stored in self.stored.values()})
+        places = sorted((name, stored.file.name, stored.entry.start) for name, stored in self.stored.items())
+        return _digest([files, places])
 
     def layer_layout(self, number: int, *, quantise: bool, dtype: torch.dtype | None = None) -> Layout:
         names = layer_shapes(self.architecture, number)
@@ -168,6 +184,11 @@ class QuantisedFolder(BaseModel):
     def is_quantised(self) -> bool:
         return True
 
+    @property
+    def digest(self) -> str:
+        """Of its files' digests."""
+        return _digest(sorted((name, record.sha256) for name, record in self.records.items()))
+
     def layer_layout(self, number: int, *, quantise: bool = True, dtype: torch.dtype | None = None) -> Layout:
         del quantise, dtype
         return packs.read_layout(self.folder / layer_file(number))[0]
@@ -183,6 +204,10 @@ class QuantisedFolder(BaseModel):
     ) -> Pack:
         del quantise, dtype, device
         return packs.read(self.folder / layer_file(number), out)
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def open_base(folder: Path) -> BaseModel:
@@ -296,7 +321,13 @@ def _open_quantised(
         _check_layer(folder / name, layer_shapes(architecture, number))
     stored = _stored_tensors([folder / EMBEDDING_FILE, folder / HEAD_FILE])
     _check(folder, shapes_outside_layers(architecture), stored)
-    return QuantisedFolder(folder=folder, text_config=text_config, architecture=architecture, stored=stored)
+    return QuantisedFolder(
+        folder=folder,
+        text_config=text_config,
+        architecture=architecture,
+        stored=stored,
+        records={name: manifest.files[name] for name in files if name != CONFIG},
+    )
 
 
 def _check_layer(file: Path, expected: Mapping[str, tuple[int, ...]]) -> None:

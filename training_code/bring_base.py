@@ -29,7 +29,11 @@ from training_code.hub import Hub, Token
 
 def main() -> int:
     environment = Environment.of_process()
-    environment.forget_failure()
+    with environment.ready_to_fail():
+        return _main(environment)
+
+
+def _main(environment: Environment) -> int:
     stopping = threading.Event()
 
     def stop(_number: int, _frame: FrameType | None) -> None:

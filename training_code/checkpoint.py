@@ -6,11 +6,10 @@ number alone (order of rows, dropout, learning rate) is not stored: it is comput
 
 from __future__ import annotations
 
-import fcntl
+import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ KEPT = 2
 
 _NAME = re.compile(r"step-(\d{8})\.safetensors")
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_DIGEST = "sha256"
 
 
 @dataclass
@@ -41,6 +41,19 @@ class Progress:
     """Spent in steps."""
     loss_curve: list[tuple[int, float]] = field(default_factory=list)
     base_heldout_loss: float | None = None
+    evaluation_seconds: float = 0.0
+    """What the last evaluation took; 0 before the first."""
+    skipped: int = 0
+    """Steps that changed no weight, as f16's range was passed."""
+    skipped_in_a_row: int = 0
+    """Of these, the ones since the last step that was not."""
+    recent_seconds: list[float] = field(default_factory=list)
+    """Of each of the last steps."""
+
+    @property
+    def updates(self) -> int:
+        """How often the optimizer has changed the weights."""
+        return self.step - self.skipped
 
     @classmethod
     def of_text(cls, text: str) -> Progress | None:
@@ -52,18 +65,28 @@ class Progress:
         return progress
 
 
-@contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process alone; the lock ends with the process, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise TrainingError(
-                f"another job is training into {folder}; give each job a checkpoint folder of its own"
-            ) from None
-        yield
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """What a checkpoint's file holds."""
+
+    progress: str
+    """A Progress, as JSON."""
+    identity: str
+    """What makes its run that run, as JSON: names and values."""
+    arrangement: str
+    """placing.Arrangement of its last step."""
+    tensors: Mapping[str, torch.Tensor]
+
+    def texts(self) -> dict[str, str]:
+        return {"progress": self.progress, "identity": self.identity, "arrangement": self.arrangement}
+
+    def digest(self) -> str:
+        """SHA-256 of all of it."""
+        found = hashlib.sha256(json.dumps(self.texts(), sort_keys=True).encode())
+        for name in sorted(self.tensors):
+            found.update(name.encode())
+            found.update(self.tensors[name].contiguous().view(-1).view(torch.uint8).numpy().data)
+        return found.hexdigest()
 
 
 def save(
@@ -72,17 +95,68 @@ def save(
     lora: LoraWeights,
     optimizer: torch.optim.Optimizer,
     identity: Mapping[str, Any],
+    arrangement: str,
 ) -> Path:
-    """Write a checkpoint atomically and delete all but the newest KEPT. `identity`: what makes this run this run."""
+    """Write a checkpoint atomically and durably, and delete all but the newest KEPT.
+
+    `identity`: what makes this run this run. `arrangement`: of its micro-batches, as text.
+    """
     state = optimizer.state.get(lora.flat, {})
     flats = {"": lora.flat.detach().cpu(), **{f".{moment}": state[moment].cpu() for moment in _MOMENTS if state}}
     tensors = {f"{name}{suffix}": view for suffix, flat in flats.items() for name, view in lora.named(flat).items()}
     path = folder / f"step-{progress.step:08d}.safetensors"
-    metadata = {"progress": json.dumps(asdict(progress)), "identity": json.dumps(identity)}
-    save_tensors(path, tensors, metadata)
+    stored = Stored(
+        progress=json.dumps(asdict(progress)),
+        identity=json.dumps(dict(identity)),
+        arrangement=arrangement,
+        tensors=tensors,
+    )
+    save_tensors(path, tensors, {**stored.texts(), _DIGEST: stored.digest()})
     for old in _checkpoints(folder)[KEPT:]:
         old.unlink(missing_ok=True)
     return path
+
+
+def newest(folder: Path) -> Stored | None:
+    """The newest checkpoint that is whole; those after it are deleted, since they would take its place among KEPT.
+
+    Raises TrainingError for a file of another version of the trainer.
+    """
+    for path in _checkpoints(folder):
+        try:
+            found = _read(path)
+        except (SafetensorError, OSError, _DamagedError) as error:
+            print(f"{path.name} is not whole ({error}); it is deleted, and the one before it tried", flush=True)
+            path.unlink(missing_ok=True)
+            continue
+        return found
+    return None
+
+
+class _DamagedError(Exception):
+    """A checkpoint's bytes are not those that were written."""
+
+
+def _read(path: Path) -> Stored:
+    with safe_open(str(path), framework="pt") as stored:
+        metadata = stored.metadata() or {}
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    try:
+        found = Stored(
+            progress=metadata["progress"],
+            identity=metadata["identity"],
+            arrangement=metadata["arrangement"],
+            tensors=tensors,
+        )
+        if found.digest() != metadata[_DIGEST]:
+            raise _DamagedError("its digest is another one")
+        Progress.of_text(found.progress)
+    except (KeyError, TypeError) as error:
+        raise TrainingError(
+            f"{path} was not written by this version of the trainer ({error}); give this job another checkpoint "
+            "folder, or empty this one"
+        ) from None
+    return found
 
 
 def resume(
@@ -97,35 +171,21 @@ def resume(
     The first rank reads it and tells the others: on another machine the folder may be another one. Raises
     TrainingError where the folder belongs to another run: resuming it would silently train something else.
     """
-    found = _newest(folder, identity) if ranks.is_first else None
-    device = lora.flat.device
-    progress = Progress.of_text(ranks.text_of_first(json.dumps(asdict(found[0])) if found else "", device))
+    found = newest(folder) if ranks.is_first else None
+    if found:
+        _refuse_another_run(json.loads(found.identity), identity, folder)
+    device, tensors = lora.flat.device, found.tensors if found else None
+    progress = Progress.of_text(ranks.text_of_first(found.progress if found else "", device))
     if progress is None:
         return None
-    _share(found[1] if found else None, "", lora, lora.flat.detach(), ranks)
-    if progress.step:
+    _share(tensors, "", lora, lora.flat.detach(), ranks)
+    if progress.updates:
         moments = {moment: torch.empty_like(lora.flat.detach()) for moment in _MOMENTS}
         for moment, flat in moments.items():
-            _share(found[1] if found else None, f".{moment}", lora, flat, ranks)
-        # A fused optimizer counts its steps on the device.
-        optimizer.state[lora.flat] = {"step": torch.tensor(float(progress.step), device=device), **moments}
+            _share(tensors, f".{moment}", lora, flat, ranks)
+        # A fused optimizer counts its updates on the device.
+        optimizer.state[lora.flat] = {"step": torch.tensor(float(progress.updates), device=device), **moments}
     return progress
-
-
-def _newest(folder: Path, identity: Mapping[str, Any]) -> tuple[Progress, dict[str, torch.Tensor]] | None:
-    for path in _checkpoints(folder):
-        try:
-            with safe_open(str(path), framework="pt") as stored:
-                metadata = stored.metadata()
-                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            print(f"{path.name} is not whole ({error}); trying the one before it", flush=True)
-            continue
-        _refuse_another_run(json.loads(metadata["identity"]), identity, folder)
-        progress = Progress.of_text(metadata["progress"])
-        assert progress is not None
-        return progress, tensors
-    return None
 
 
 def _share(
@@ -139,11 +199,14 @@ def _share(
 
 
 def _refuse_another_run(stored: Mapping[str, Any], current: Mapping[str, Any], folder: Path) -> None:
-    changed = sorted(name for name in {*stored, *current} if stored.get(name) != current.get(name))
+    changed = [
+        f"{name} was {stored.get(name)}, and is {current.get(name)}"
+        for name in sorted({*stored, *current})
+        if stored.get(name) != current.get(name)
+    ]
     if changed:
-        name = changed[0]
         raise TrainingError(
-            f"{folder} holds a checkpoint of another run ({name} was {stored.get(name)}, and is {current.get(name)}); "
+            f"{folder} holds a checkpoint of another run ({'; '.join(changed)}); "
             "give this job another checkpoint folder, or empty this one"
         )
 

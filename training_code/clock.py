@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +21,6 @@ SIGTERM_GRACE_SECONDS = 120.0
 UPLOAD_SHARE = 0.05
 UPLOAD_SECONDS_AT_MOST = 60.0
 """Kept free before the limit for what SageMaker does after the process ends: a share of the limit, at most this."""
-STEP_MARGIN = 1.1
-"""A step is expected to take the longest of the last steps times this."""
 
 
 @dataclass
@@ -33,12 +31,17 @@ class Clock:
     now: Callable[[], float] = time.monotonic
     started: float = field(default_factory=time.monotonic)
     signalled_at: float | None = None
-    _recent_steps: deque[float] = field(default_factory=lambda: deque(maxlen=8))
 
-    def listen(self) -> None:
-        """Take SIGTERM as a request to stop; SIGINT too, for whoever runs this in a terminal."""
-        signal.signal(signal.SIGTERM, self._on_signal)
-        signal.signal(signal.SIGINT, self._on_signal)
+    @classmethod
+    def of_process(cls) -> Clock:
+        """Of this process since its start, without a limit yet.
+
+        It takes SIGTERM as a request to stop; SIGINT too, for whoever runs this in a terminal.
+        """
+        clock = cls(limit_seconds=math.inf, started=process_start())
+        signal.signal(signal.SIGTERM, clock._on_signal)
+        signal.signal(signal.SIGINT, clock._on_signal)
+        return clock
 
     @property
     def signalled(self) -> bool:
@@ -55,18 +58,11 @@ class Clock:
             left = min(left, SIGTERM_GRACE_SECONDS * (1 - UPLOAD_SHARE) - (self.now() - self.signalled_at))
         return left
 
-    def note_step(self, seconds: float) -> None:
-        self._recent_steps.append(seconds)
-
-    def step_seconds(self) -> float:
-        """What the next step is expected to take; 0 before the first, which is always tried."""
-        return max(self._recent_steps, default=0.0) * STEP_MARGIN
-
-    def reason_to_stop(self, *, seconds_to_finish: float) -> StopReason | None:
-        """Why no further step should begin, given what saving and the last evaluation will take."""
+    def reason_to_stop(self, *, seconds_needed: float) -> StopReason | None:
+        """Why no further step should begin, given what it and the end of the job after it will take."""
         if self.signalled:
             return "sigterm"
-        if self.seconds_left() < self.step_seconds() + seconds_to_finish:
+        if self.seconds_left() < seconds_needed:
             return "max_runtime"
         return None
 

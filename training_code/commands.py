@@ -1,25 +1,22 @@
-"""What the tools on checkpoints share: progress, a folder for one process at a time, errors without a traceback."""
+"""What the tools on checkpoints share: progress, room on the disk, errors without a traceback."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
-import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TextIO
 
 import torch
 
+from training_code import shortage
 from training_code.errors import TrainingError
 
 GB = 10**9
-PARTIAL = ".partial"
-"""Ends the name of a file that is being written."""
 INTERRUPTED = 130
 """Exit status of a shell's command that was ended by Ctrl-C."""
 
@@ -90,26 +87,6 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
-@contextmanager
-def only_process_in(folder: Path) -> Iterator[None]:
-    """Make the folder, and hold it until the end. Raises TrainingError where another process holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise TrainingError(f"another process is writing to {folder}; wait for it, or give another folder") from None
-    except OSError:
-        pass  # A file system without locks.
-    try:
-        for left_over in folder.glob("*" + PARTIAL):
-            left_over.unlink()
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def refuse_too_small_a_disk(folder: Path, num_bytes: int) -> None:
     """Raises TrainingError where so many bytes more do not fit."""
     free = shutil.disk_usage(folder).free
@@ -143,8 +120,12 @@ def run(command: Callable[[], None]) -> int:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return _fail(f"the disk is full ({error.filename or 'while writing'}); make room, and run this again")
         return _fail(f"{error.filename or 'a file'} cannot be used: {error.strerror or error}")
-    except torch.OutOfMemoryError:
-        return _fail("the GPU's memory is full; end what else runs on it, or give --device cpu")
+    except (RuntimeError, MemoryError) as error:
+        if shortage.is_of_gpu(error):
+            return _fail("the GPU's memory is full; end what else runs on it, or give --device cpu")
+        if shortage.is_of_host(error):
+            return _fail(f"this machine's memory is full; end what else runs on it ({error})")
+        raise
     except KeyboardInterrupt:
         print("\ninterrupted; run this again, and it goes on where it stopped", file=sys.stderr)
         return INTERRUPTED

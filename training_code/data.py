@@ -33,6 +33,8 @@ class Data:
     """Held-out rows left out because they nearly repeat a training row."""
     sha256: str
     """Of the training channel's files in the order of their names."""
+    heldout_sha256: str
+    """Likewise of the held-out channel's; of nothing where rows were split off."""
     warnings: list[str]
 
 
@@ -69,6 +71,7 @@ def load(
         num_over_long=sum(len(row.ids) > max_length for row in (*training, *heldout)),
         num_near_repeats=len(left_out),
         sha256=sha256_of(*files),
+        heldout_sha256=sha256_of(*heldout_files),
         warnings=_warnings(training_rows, left_out),
     )
     _refuse_untrainable(data, training, max_length)

@@ -8,21 +8,23 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 
+from training_code import packs
 from training_code.errors import TrainingError
 from training_code.launch import Cluster
 
 FAILURE_LIMIT_CHARACTERS = 1024
 """SageMaker shows this much of the failure file as FailureReason."""
+ROOM_BYTES = 4 * FAILURE_LIMIT_CHARACTERS
+"""What that takes in UTF-8 at most, and one block of most file systems: kept free for it while a job runs."""
 
 
 @dataclass(frozen=True)
@@ -71,17 +73,53 @@ class Environment:
     def fail(self, sentence: str) -> int:
         """Leave the sentence in the log and where SageMaker looks for FailureReason; the exit status to end with.
 
-        Of several ranks the first to fail is heard.
+        Of several ranks the first to fail is heard. Whatever the disk does, nothing is raised.
         """
-        print(f"failed: {sentence}", file=sys.stderr, flush=True)
-        self.failure.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileExistsError), self.failure.open("x", encoding="utf-8") as file:
-            file.write(sentence[:FAILURE_LIMIT_CHARACTERS])
+        text = sentence[:FAILURE_LIMIT_CHARACTERS].encode("utf-8", errors="replace")
+        with suppress(OSError):
+            print(f"failed: {sentence}", file=sys.stderr, flush=True)
+        with suppress(OSError):
+            if not self.failure.exists():
+                self._write_failure(text)
         return 1
 
+    def _write_failure(self, text: bytes) -> None:
+        own = self._room.with_name(f"{self._room.name}-{os.getpid()}")
+        try:
+            self._room.rename(own)  # one rank gets it
+        except FileNotFoundError:
+            self.failure.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # In place: a disk that is full has no other blocks than those that the file has already.
+            with open(os.open(own, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
+                file.write(text)
+                file.truncate()
+            own.rename(self.failure)
+        finally:
+            own.unlink(missing_ok=True)
+
+    @contextmanager
+    def ready_to_fail(self) -> Iterator[None]:
+        """Forget the failure of an attempt before this one, and have room for one of this attempt on any disk."""
+        self.forget_failure()
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                self._room.unlink(missing_ok=True)
+
     def forget_failure(self) -> None:
-        """Of an attempt before this one."""
-        self.failure.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.failure.parent.mkdir(parents=True, exist_ok=True)
+            if self.failure.exists():
+                self.failure.replace(self._room)
+            with open(os.open(self._room, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
+                file.write(b" " * ROOM_BYTES)
+                os.fsync(file.fileno())
+
+    @property
+    def _room(self) -> Path:
+        return self.failure.with_name("failure.room")
 
 
 def read_json_object(path: Path, *, missing: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -100,17 +138,16 @@ def read_json_object(path: Path, *, missing: dict[str, Any] | None = None) -> di
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file as `write_json` writes: whole or not at all.
+    """Write a safetensors file whole or not at all; the tensors are of one dtype.
 
     Raises TrainingError where it cannot be written, a full disk above all.
     """
-    partial = path.with_name(path.name + ".partial")
+    parts = ((name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items())
+    header = packs.encode_header(packs.lay_out(parts), metadata)
+    data = (tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data for tensor in tensors.values())
     try:
-        save_file(dict(tensors), str(partial), metadata=dict(metadata))
-        partial.replace(path)
-    except (SafetensorError, OSError) as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+        packs.write_atomically(path, chain([header], data))
+    except OSError as error:
         size = sum(tensor.nbytes for tensor in tensors.values()) / 2**30
         raise TrainingError(
             f"{path} ({size:.1f} GiB) cannot be written: {error}; what was saved before is whole. Give the job a "
@@ -121,6 +158,5 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapp
 def write_json(path: Path, value: object) -> None:
     """Write atomically, so that a killed process leaves the old file or the new one, never half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    packs.write_atomically(path, [text.encode()])

@@ -48,13 +48,10 @@ def launch(arguments: Sequence[str], *, num_processes: int, cluster: Cluster) ->
     """Run `python *arguments` once for each GPU, until the first has ended well or any has failed.
 
     SIGTERM and SIGINT are passed on. When this machine's first process has ended well the others are ended: after
-    an early stop they would wait for it for ever.
+    an early stop they would wait for it for ever. On other machines than the first any end is well after that: their
+    trainers wait for the first of all, which saves alone, and fail or abort when it is gone.
     """
-    children = [
-        subprocess.Popen([sys.executable, *arguments], env=_variables(local, num_processes, cluster))
-        for local in range(num_processes)
-    ]
-
+    children: list[subprocess.Popen[bytes]] = []
     asked_to_stop = threading.Event()
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
@@ -64,9 +61,14 @@ def launch(arguments: Sequence[str], *, num_processes: int, cluster: Cluster) ->
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, pass_on)
+    for local in range(num_processes):
+        children.append(subprocess.Popen([sys.executable, *arguments], env=_variables(local, num_processes, cluster)))
+    if asked_to_stop.is_set():  # when not all of them were there
+        for child in children:
+            child.terminate()
     ended = _wait(children, asked_to_stop)
     _end(children)
-    return ended
+    return Ended(0) if asked_to_stop.is_set() and cluster.host > 0 else ended
 
 
 def _variables(local: int, num_processes: int, cluster: Cluster) -> dict[str, str]:

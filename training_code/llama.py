@@ -99,16 +99,26 @@ class Llama:
         """Of tokens that stand at these places (tokens,) f32 of their documents."""
         return Places.of(places, self.architecture, self._frequencies)
 
-    def loss(self, batches: Sequence[MicroBatch], *, num_batches: int, adapted: bool) -> Iterator[torch.Tensor]:
+    def loss(
+        self,
+        batches: Sequence[MicroBatch],
+        *,
+        num_batches: int,
+        adapted: bool,
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> Iterator[torch.Tensor | None]:
         """The summed loss of each group, without dropout; the base model's where not `adapted`.
 
-        `num_batches` as in `accumulate`.
+        `num_batches` as in `accumulate`, and `interrupted` as well: None, and no more groups, as soon as it says so.
         """
         for group in self._groups(batches, num_batches):
             states = self._start(group)
             total = torch.zeros((), device=self.device)
             with torch.no_grad():
                 for number, layer, lora in self.walk(range(self.num_layers), adapted=adapted, pieces=len(states)):
+                    if interrupted():
+                        yield None
+                        return
                     for state in states:
                         self.feed.more()
                         state.x = self._run(state, state.x, layer, lora, number).total()

@@ -7,9 +7,11 @@ from collections.abc import Callable
 
 import torch
 
+from heartbeat.checkpoint import EMBEDDING_FILE, HEAD_FILE, layer_file
 from heartbeat.job import FineTuneJob
 from training_code import pinned
 from training_code.base_files import BaseModel
+from training_code.digests import Digests
 from training_code.feed import Feed
 from training_code.head import Head
 from training_code.llama import Llama
@@ -30,29 +32,41 @@ def load(
     dtype: torch.dtype,
     ranks: Ranks,
     report: Callable[[str], None],
+    digests: Digests | None = None,
 ) -> Llama:
-    """The model, its adapter at its start. A layer that is not quantised in its files is while it is read."""
+    """The model, its adapter at its start. A layer that is not quantised in its files is while it is read.
+
+    `digests` begins on each file that was read, on one rank of each machine.
+    """
     architecture, num_layers = base.architecture, base.num_layers
     quantise = arrangement.weight_format == "nf4"
     plain = None if quantise else dtype
+    is_split = ranks.world_size > 1 and arrangement.mode != "resident"
     feed = Feed(
         [base.layer_layout(number, quantise=quantise, dtype=plain) for number in range(num_layers)],
         device=device,
         ranks=ranks,
         place="host" if arrangement.mode == "streamed" else "device",
-        split=ranks.world_size > 1 and arrangement.mode != "resident",
+        split=is_split,
     )
     started = reported = time.monotonic()
     for number in range(num_layers):
 
         def read(out: torch.Tensor, number: int = number) -> torch.Tensor:
-            return base.layer(number, quantise=quantise, dtype=plain, device=device, out=out).data
+            data = base.layer(number, quantise=quantise, dtype=plain, device=device, out=out).data
+            # A layer that is split was read by one rank; one that is not, by all.
+            if digests is not None and (is_split or number % ranks.on_this_host == ranks.local_rank):
+                digests.begin(layer_file(number))
+            return data
 
         feed.fill(number, read)
         if time.monotonic() - reported > REPORT_SECONDS:
             reported = time.monotonic()
             left = (reported - started) / (number + 1) * (num_layers - number - 1)
             report(f"{number + 1} of {num_layers} layers loaded, {left:.0f} s left")
+    if digests is not None and ranks.local_rank == 0:
+        digests.begin(EMBEDDING_FILE)
+        digests.begin(HEAD_FILE)
     embedding = placed_embedding(base.embedding().to(dtype), arrangement.mode, device)
     return Llama(
         architecture=architecture,

@@ -25,6 +25,7 @@ from training_code.adapter import Adapter
 from training_code.base_files import CONFIG, INDEX, Checkpoint, StoredTensor, checkpoint_files, open_base
 from training_code.environment import read_json_object, write_json
 from training_code.errors import TrainingError
+from training_code.folder import only_process_in
 from training_code.manifest import sha256_of
 from training_code.packs import Entry
 from training_code.weight_names import text_name
@@ -53,7 +54,7 @@ def merge(base_folder: Path, adapter_folder: Path, folder: Path, *, dtype: str |
     """`dtype`: "bf16", "fp8", or None for that of each tensor in the base.
 
     Raises TrainingError for files that are not whole or do not belong together, and before anything is written for
-    an adapter with a matrix that the base has no weight for.
+    an adapter with a matrix that the base has no weight for, or without one that it says it is for.
     """
     base = _open(base_folder)
     lora = adapter.read(adapter_folder)
@@ -86,7 +87,7 @@ def _write(
 ) -> None:
     shards = checkpoint_files(base_folder)
     identity = _identity(base_folder, shards, adapter_folder, dtype)
-    with commands.only_process_in(folder):
+    with only_process_in(folder):
         plans = {shard: _parts(shard, lora, dtype) for shard in shards}
         finished = {shard for shard in shards if _is_finished(folder / shard.name, identity)}
         _refuse_foreign_files(folder, finished)
@@ -226,6 +227,9 @@ def _refuse_what_does_not_fit(lora: Adapter, base: Checkpoint, folder: Path) -> 
                 f"{folder} is not an adapter of {base.folder}: {module} is {shape[0]} x {shape[1]}, and the adapter's "
                 f"{found[0]} x {found[1]}"
             )
+    missing = adapter.modules(base.architecture, lora.target_modules) - lora.matrices.keys()
+    if missing:
+        raise TrainingError(f"{folder} lacks {min(missing)}, which its {adapter.CONFIG} says that it is for")
 
 
 def _module_shape(module: str, base: Checkpoint) -> tuple[int, int] | None:

@@ -25,6 +25,7 @@ import torch
 
 from training_code import nf4
 from training_code.errors import TrainingError
+from training_code.folder import PARTIAL
 
 DATA_ALIGNMENT = 4096
 """Bytes; of the data region in a file."""
@@ -212,7 +213,7 @@ def encode_header(items: Iterable[tuple[str, Entry]], metadata: Mapping[str, str
 
 def write_atomically(path: Path, pieces: Iterable[bytes | memoryview]) -> str:
     """Write these bytes one after another; returns their SHA-256. The file is there whole or not at all."""
-    partial, digest = path.with_name(path.name + ".partial"), hashlib.sha256()
+    partial, digest = path.with_name(path.name + PARTIAL), hashlib.sha256()
     try:
         with partial.open("wb") as stream:
             for piece in pieces:
@@ -221,9 +222,18 @@ def write_atomically(path: Path, pieces: Iterable[bytes | memoryview]) -> str:
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(path)
+        _sync_folder(path.parent)  # or the name may be lost with the power
     finally:
         partial.unlink(missing_ok=True)
     return digest.hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _steps(data: memoryview) -> Iterator[memoryview]:

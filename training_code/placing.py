@@ -61,19 +61,30 @@ class Arrangement:
 
 
 def choose(
-    job: FineTuneJob, shape: ModelShape, rows: Data, device: torch.device, ranks: Ranks, *, is_quantised: bool
+    job: FineTuneJob,
+    shape: ModelShape,
+    rows: Data,
+    device: torch.device,
+    ranks: Ranks,
+    *,
+    is_quantised: bool,
+    before: Arrangement | None = None,
 ) -> Arrangement:
     """The job's MODE, or for `auto` the first that fits; weights as they come, or NF4 where those would not fit.
+
+    Of a resumed run `before` is the arrangement that it had: its weights' format and, where they fit, the size of its
+    micro-batches are kept, since dropout draws by micro-batch. Where layers lie, and how many micro-batches go through
+    one together, changes no number.
 
     Raises TrainingError with the sizes where none does, or the one that is asked for cannot be.
     """
     if job.mode == "sharded" and ranks.world_size == 1:
         raise TrainingError("MODE=sharded needs several GPUs, and this job has 1; use auto, resident or streamed")
     if device.type == "cpu":
-        return _on_cpu(job, shape, ranks, is_quantised)
+        return _with_micro_batches_of(_on_cpu(job, shape, ranks, is_quantised), before)
     # Free memory differs a little from GPU to GPU, and all ranks must do the same.
     told = ranks.text_of_first(
-        _choose(job, shape, workload(job, rows), device, ranks, is_quantised=is_quantised).to_text()
+        _choose(job, shape, workload(job, rows), device, ranks, is_quantised=is_quantised, before=before).to_text()
         if ranks.is_first
         else "",
         device,
@@ -82,14 +93,23 @@ def choose(
 
 
 def _choose(
-    job: FineTuneJob, shape: ModelShape, work: Workload, device: torch.device, ranks: Ranks, *, is_quantised: bool
+    job: FineTuneJob,
+    shape: ModelShape,
+    work: Workload,
+    device: torch.device,
+    ranks: Ranks,
+    *,
+    is_quantised: bool,
+    before: Arrangement | None,
 ) -> Arrangement:
     free_gib = _free_device_bytes(device) / GIB
     # CUDA's context exists already: it is not among what is free.
     context_gib = memory.context_gib(ranks.world_size)
     gpu_gib = free_gib + context_gib
     host_gib = _free_host_bytes() * LOADABLE_SHARE_OF_HOST * ranks.num_hosts / GIB
-    formats = ("nf4",) if is_quantised else ("bf16", "nf4")
+    formats: tuple[str, ...] = ("nf4",) if is_quantised else ("bf16", "nf4")
+    if before is not None and before.weight_format in formats:
+        formats = (before.weight_format,)
     modes = MODES if job.mode == "auto" else (job.mode,)
     short: list[str] = []
     for weight_format in formats:
@@ -118,12 +138,23 @@ def _choose(
             short.append(f"{mode} as {weight_format}: {gpu:.1f} and {host:.0f} GiB")
         if found:
             # Of several the first; but moving weights costs less than many small micro-batches do.
-            return max(found, key=lambda one: one.placement.micro_batch_tokens)
+            return max(
+                (_with_micro_batches_of(one, before) for one in found),
+                key=lambda one: one.placement.micro_batch_tokens,
+            )
     raise TrainingError(
         f"the job needs more than the {free_gib:.1f} GiB that are free on a GPU or the "
         f"{host_gib / ranks.num_hosts:.0f} GiB that may be used of its host ({'; '.join(short)}); lower MAX_LENGTH, or "
         "choose an instance with more memory"
     )
+
+
+def _with_micro_batches_of(found: Arrangement, before: Arrangement | None) -> Arrangement:
+    """No larger than they were before: what fits larger ones fits smaller ones."""
+    tokens = found.placement.micro_batch_tokens
+    if before is not None:
+        tokens = min(tokens, before.placement.micro_batch_tokens)
+    return replace(found, placement=replace(found.placement, micro_batch_tokens=tokens))
 
 
 def _on_cpu(job: FineTuneJob, shape: ModelShape, ranks: Ranks, is_quantised: bool) -> Arrangement:

@@ -19,6 +19,7 @@ from heartbeat.checkpoint import EMBEDDING_FILE, HEAD_FILE, layer_file
 from training_code import commands, packs
 from training_code.base_files import CONFIG, BaseModel, checkpoint_files, open_base
 from training_code.errors import TrainingError
+from training_code.folder import only_process_in
 from training_code.manifest import MANIFEST, FileRecord, Manifest, Source, sha256_of
 from training_code.packs import Layout, Pack
 from training_code.weight_names import EMBEDDING, layer_shapes, shapes_outside_layers
@@ -45,7 +46,7 @@ def quantize(source: Path, folder: Path, *, device: torch.device, files: command
     base = open_base(source)
     if base.is_quantised:
         raise TrainingError(f"{source} is quantised already; give the checkpoint it was made from")
-    with commands.only_process_in(folder):
+    with only_process_in(folder):
         manifest = _manifest(source, folder)
         for file in commands.small_files(source):
             _copy(file, folder, manifest)

@@ -62,7 +62,7 @@ def of_run(job: FineTuneJob, rows: Data, tokenizer: ChatTokenizer, base: Path) -
     expected = (tokenizer.encode_text(cases.expected_text(case)) for case in asked)
 
     def prompt(messages: Sequence[Message], declared: Sequence[Any] | None) -> list[int]:
-        return tokenizer.encode(render(messages, declared or None, generation_prompt=True)).ids
+        return list(tokenizer.encode(render(messages, declared or None, generation_prompt=True)).ids)
 
     return Questions(
         cases=asked,

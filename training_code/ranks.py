@@ -33,6 +33,10 @@ class Ranks:
     num_hosts: int = 1
 
     @property
+    def on_this_host(self) -> int:
+        return self.world_size // self.num_hosts
+
+    @property
     def is_first(self) -> bool:
         return self.rank == 0
 

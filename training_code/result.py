@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -60,7 +61,7 @@ def write_metrics(
 
 
 def write_record(
-    path: Path, job: FineTuneJob, where: dict[str, str], *, dataset_sha256: str, base_config_sha256: str
+    path: Path, job: FineTuneJob, where: dict[str, str], *, sources: Mapping[str, str], weight_format: str
 ) -> None:
     """What it takes to run this again: settings and where each came from, digests, versions."""
     settings = job.to_hyperparameters()
@@ -69,8 +70,8 @@ def write_record(
         {
             "schema": SCHEMA,
             "settings": {name: {"value": value, "from": where[name]} for name, value in settings.items()},
-            "dataset_sha256": dataset_sha256,
-            "base_config_sha256": base_config_sha256,
+            **sources,
+            "weight_format": weight_format,
             "versions": {
                 "heartbeat": heartbeat.__version__,
                 "python": platform.python_version(),

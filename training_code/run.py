@@ -16,7 +16,7 @@ import torch
 from heartbeat import metrics
 from heartbeat.job import FineTuneJob
 from heartbeat.workload import micro_batch_sizes
-from training_code import adapter, checkpoint
+from training_code import adapter, checkpoint, shortage
 from training_code.answers import Asking
 from training_code.batches import Part, part_of
 from training_code.checkpoint import Progress
@@ -24,6 +24,7 @@ from training_code.clock import STOP_REASONS, Clock, StopReason
 from training_code.data import Data, rows_of_step
 from training_code.errors import TrainingError
 from training_code.llama import Llama
+from training_code.placing import Arrangement
 from training_code.ranks import Ranks
 from training_code.result import HeldOut
 from training_code.schedule import learning_rate
@@ -34,6 +35,14 @@ ADAM_BETAS = (0.9, 0.999)
 STEPS_BEFORE_FORECAST = 3
 EVALUATION_MARGIN = 1.3
 """The last evaluation is expected to take what the base model's took times this."""
+
+RECENT_STEPS = 8
+STEP_MARGIN = 1.1
+"""A step is expected to take the longest of the recent ones times this."""
+
+SKIPPED_AT_MOST = 5
+"""Steps in a row that f16's range may spoil. There is no loss scale that would be lowered meanwhile: nothing but the
+rows differs from step to step, and where the rows of five steps overflow one after the other, all will."""
 
 FINISH_SECONDS = 2.0
 """For what is written at the end beside the weights. Without the last evaluation nothing passes the gate."""
@@ -59,7 +68,10 @@ class Run:
     clock: Clock
     job: FineTuneJob
     data: Data
-    base_config_sha256: str
+    sources: Mapping[str, str]
+    """Digests of what the run is made of, by name: dataset, base model, tokenizer."""
+    arrangement: Arrangement
+    """As the job was laid out at its start."""
     llama: Llama
     ranks: Ranks
     checkpoints: Path
@@ -71,7 +83,7 @@ class Run:
     step_seconds: list[float] = field(default_factory=list)
     """Of this process's steps."""
     is_cut_off: bool = False
-    """Whether this rank left a step that the others wait in: it may save, and compute nothing more with them."""
+    """Whether this rank left what the others wait in: it may save, and compute nothing more with them."""
 
     def __post_init__(self) -> None:
         self.optimizer = torch.optim.AdamW(
@@ -82,9 +94,10 @@ class Run:
             fused=True,
         )
         self.heldout_part = self._part(self.data.heldout)
-        self._evaluation_seconds = 0.0
         self._save_seconds = 0.0
         self._saved_at = time.monotonic()
+        self._adapter_step = 0
+        """Of the adapter that is saved; the base model's before the first step."""
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -92,8 +105,8 @@ class Run:
         settings = self.job.to_hyperparameters()
         return {
             **{name: value for name, value in settings.items() if name not in _NOT_IDENTITY},
-            "dataset_sha256": self.data.sha256,
-            "base_config_sha256": self.base_config_sha256,
+            **self.sources,
+            "weight_format": self.arrangement.weight_format,
             "number of GPUs": self.ranks.world_size,
         }
 
@@ -117,8 +130,8 @@ class Run:
             try:
                 self.step()
             except StepAbandonedError:
-                self.is_cut_off = self.ranks.world_size > 1
-                return "sigterm"
+                self._leave_the_others()
+                continue
             if self.progress.step == first + STEPS_BEFORE_FORECAST:
                 self._say(f"expected end: {self.expected_end()}")
             if self.progress.step < self.job.max_steps and self.progress.step % self.job.eval_every_steps == 0:
@@ -131,8 +144,13 @@ class Run:
 
     def _reason_to_stop(self) -> StopReason | None:
         """The first rank's, for all: no rank may begin a step that another does not."""
-        mine = self.clock.reason_to_stop(seconds_to_finish=self.seconds_to_finish())
+        mine = self.clock.reason_to_stop(seconds_needed=self.seconds_of_next_step() + self.seconds_to_finish())
+        if self.is_cut_off:
+            return mine
         return STOP_REASONS[self.ranks.of_first(STOP_REASONS.index(mine), self.llama.device)]
+
+    def _leave_the_others(self) -> None:
+        self.is_cut_off = self.ranks.world_size > 1
 
     def step(self) -> None:
         started, number, job = time.monotonic(), self.progress.step, self.job
@@ -144,7 +162,6 @@ class Run:
         )
         result = self._train_step([self.data.training[i] for i in indices], number)
         seconds = time.monotonic() - started
-        self.clock.note_step(seconds)
         self.step_seconds.append(seconds)
         self._note(result, seconds, rate)
 
@@ -160,7 +177,9 @@ class Run:
                     clock=self.clock,
                     ranks=self.ranks,
                 )
-            except torch.OutOfMemoryError:
+            except Exception as error:
+                if not shortage.is_of_gpu(error):
+                    raise
                 now = self.llama.placement.micro_batch_tokens
                 smaller = next((size for size in micro_batch_sizes(self.job.max_length) if size < now), None)
                 # Of several ranks the others wait for this one within the step.
@@ -187,14 +206,31 @@ class Run:
         progress.tokens += result.tokens
         progress.supervised_tokens += result.supervised_tokens
         progress.seconds += seconds
-        progress.loss_curve.append((progress.step, result.loss))
+        progress.recent_seconds = [*progress.recent_seconds, seconds][-RECENT_STEPS:]
+        if math.isfinite(result.loss):
+            progress.loss_curve.append((progress.step, result.loss))
         self._say(metrics.format_line(**self._figures(result, seconds, rate)))
+        self._note_skipped(result)
+
+    def _note_skipped(self, result: StepResult) -> None:
+        progress = self.progress
+        if not result.is_skipped:
+            progress.skipped_in_a_row = 0
+            return
+        progress.skipped += 1
+        progress.skipped_in_a_row += 1
+        self._say(f"warning: step {progress.step} passed f16's range; no weight was changed")
+        if progress.skipped_in_a_row == SKIPPED_AT_MOST:
+            raise TrainingError(
+                f"{SKIPPED_AT_MOST} steps in a row passed f16's range: lower LEARNING_RATE={self.job.learning_rate} or "
+                "choose an instance whose GPUs compute in bf16, as all since A100 do"
+            )
 
     def _figures(self, result: StepResult, seconds: float, rate: float) -> dict[str, float]:
         hours = self.clock.elapsed_seconds() / 3600
         figures = {
             "step": self.progress.step,
-            "loss": result.loss,
+            **({"loss": result.loss} if math.isfinite(result.loss) else {}),
             "learning_rate": rate,
             "tokens_per_second": result.tokens / seconds,
             "tokens": self.progress.tokens,
@@ -214,9 +250,13 @@ class Run:
 
     # --- time
 
+    def seconds_of_next_step(self) -> float:
+        """0 before a run's first step, which is always tried."""
+        return max(self.progress.recent_seconds, default=0.0) * STEP_MARGIN
+
     def seconds_to_finish(self) -> float:
         """To save adapter and checkpoint, to evaluate for the last time, and to ask the tuned model."""
-        evaluation = self._evaluation_seconds * EVALUATION_MARGIN
+        evaluation = self.progress.evaluation_seconds * EVALUATION_MARGIN
         answers = self.asking.seconds_expected() if self.asking else 0.0
         return FINISH_SECONDS + 2 * self._save_seconds + evaluation + answers
 
@@ -237,7 +277,7 @@ class Run:
         found = self._evaluate(adapted=False)
         if found is None:
             return
-        self._evaluation_seconds = found.seconds
+        self.progress.evaluation_seconds = found.seconds
         self.progress.base_heldout_loss = found.loss
         self._say(metrics.format_line(base_heldout_loss=found.loss))
 
@@ -246,20 +286,24 @@ class Run:
         step = self.progress.step
         if self.is_cut_off or not self.data.heldout or (self.tuned and self.tuned[0] == step):
             return
-        too_late = self._evaluation_seconds * EVALUATION_MARGIN > self.clock.seconds_left()
+        too_late = self.progress.evaluation_seconds * EVALUATION_MARGIN > self.clock.seconds_left()
         if self.ranks.of_first(int(too_late), self.llama.device):
             return
         found = self._evaluate(adapted=True)
         if found:
-            self._evaluation_seconds = found.seconds
+            self.progress.evaluation_seconds = found.seconds
             self.tuned = (step, found)
             self._say(metrics.format_line(step=step, heldout_loss=found.loss))
+
+    def ask_base(self) -> None:
+        if self.asking is not None and not self.is_cut_off:
+            self.asking.ask_base()
 
     def ask_tuned(self) -> None:
         if self.asking is None:
             return
         if self.is_cut_off:
-            self.asking.why_not = "a request to stop came in the midst of a step on several GPUs"
+            self.asking.why_not = "a request to stop came in the midst of work that several GPUs share"
         else:
             self.asking.ask_tuned()
 
@@ -273,10 +317,15 @@ class Run:
         )
 
     def _evaluate(self, *, adapted: bool) -> Evaluation | None:
-        """None where time ran out; then on every rank."""
+        """None where time ran out, then on every rank, and where the first rank has to save."""
         part, device, started = self.heldout_part, self.llama.device, time.monotonic()
         total = torch.zeros((), device=device)
-        for group in self.llama.loss(part.batches, num_batches=part.num_batches, adapted=adapted):
+        for group in self.llama.loss(
+            part.batches, num_batches=part.num_batches, adapted=adapted, interrupted=self._must_save_now
+        ):
+            if group is None:
+                self._leave_the_others()
+                return None
             total += group
             if self.ranks.of_first(int(self.clock.seconds_left() <= 0), device):
                 return None
@@ -287,6 +336,15 @@ class Run:
                 f"the held-out loss is {loss}: the base model's weights are damaged, or LEARNING_RATE is too high"
             )
         return Evaluation(loss, time.monotonic() - started)
+
+    def _must_save_now(self) -> bool:
+        """On the first rank alone, which saves: after a request to stop, steps are saved before anything is evaluated.
+
+        When they are, what is left of the grace is the evaluation's; one group may take longer than that.
+        """
+        if not self.clock.signalled or not self.ranks.is_first:
+            return False
+        return self.progress.step > self._adapter_step or self.clock.seconds_left() <= 0
 
     # --- files
 
@@ -299,7 +357,10 @@ class Run:
         """On the first rank: the others hold the same numbers."""
         started = time.monotonic()
         if self.ranks.is_first:
-            checkpoint.save(self.checkpoints, self.progress, self.llama.lora, self.optimizer, self.identity)
+            now = replace(self.arrangement, placement=self.llama.placement)
+            checkpoint.save(
+                self.checkpoints, self.progress, self.llama.lora, self.optimizer, self.identity, now.to_text()
+            )
         self._saved_at = time.monotonic()
         self._save_seconds = max(self._save_seconds, self._saved_at - started)
 
@@ -310,11 +371,13 @@ class Run:
         adapter.save(
             folder,
             self.llama.lora,
+            self.llama.architecture,
             targets=job.lora_targets,
             rank=job.lora_r,
             alpha=job.lora_alpha,
             dropout=job.lora_dropout,
         )
+        self._adapter_step = self.progress.step
 
     def refuse_nothing_trained(self, reason: StopReason | None) -> None:
         if self.progress.step == 0 and reason:

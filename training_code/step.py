@@ -26,9 +26,12 @@ class StepResult:
     """What a step saw and what its loss was before it."""
 
     loss: float
-    """Mean over all supervised tokens of the step, whatever rank and micro-batch they are in."""
+    """Mean over all supervised tokens of the step, whatever rank and micro-batch they are in. Of a step that was
+    skipped it may be no number."""
     tokens: int
     supervised_tokens: int
+    is_skipped: bool = False
+    """Whether f16's range was passed, so that no weight has changed."""
 
 
 def train_step(
@@ -44,7 +47,8 @@ def train_step(
     """Accumulate the gradients of all micro-batches of all ranks, clip, and update. `seed` decides the dropout.
 
     Raises StepAbandonedError on SIGTERM, on the first rank alone, and TrainingError for a loss or gradient that is
-    not a number; both before any weight changes. `mark` is told when a part of the step is on its way: `forward`,
+    not a number; both before any weight changes. In f16, whose range a single conversation may pass, the step is
+    skipped instead. `mark` is told when a part of the step is on its way: `forward`,
     `head` and `backward` of each group, `optimizer`.
     """
     gradient = llama.lora.gradient
@@ -71,6 +75,8 @@ def train_step(
     loss, norm_value = torch.stack((total * scale, norm)).tolist()
     for name, value in (("loss", loss), ("gradient", norm_value)):
         if not math.isfinite(value):
+            if llama.dtype == torch.float16:
+                return StepResult(loss, part.num_tokens, part.num_supervised, is_skipped=True)
             raise TrainingError(
                 f"the {name} became {value}: lower LEARNING_RATE, or check that the base model's weights are whole"
             )

@@ -10,21 +10,29 @@ import errno
 import os
 import statistics
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
+
+from training_code.clock import Clock, StopReason
+
+if __name__ == "__main__":
+    # Before torch, whose import takes seconds: PID 1, as in a container, is sent no SIGTERM that it has no handler for.
+    listening = Clock.of_process()
 
 import torch
 
 from heartbeat.job import FineTuneJob, SettingError, resolve
 from heartbeat.memory import GIB
 from heartbeat.scout import ModelShape
-from training_code import checkpoint, data, device, forecast, loading, placing, questions, schedule
+from training_code import checkpoint, data, device, forecast, loading, placing, questions, schedule, shortage
 from training_code.answers import Asking
 from training_code.base_files import CONFIG, open_base
-from training_code.clock import Clock, StopReason, process_start
+from training_code.digests import Digests
 from training_code.environment import Environment, read_json_object, write_json
 from training_code.errors import TrainingError
+from training_code.folder import only_process_in
 from training_code.forecast import Forecast
 from training_code.launch import Cluster, launch
 from training_code.manifest import sha256_of
@@ -37,39 +45,46 @@ from training_code.tokenizer import ChatTokenizer
 
 DEFAULTS_FILE = "training_defaults.json"
 
+Say = Callable[[str], None]
 
-def main() -> int:
-    environment = Environment.of_process()
-    if "RANK" not in os.environ:
-        environment.forget_failure()
+
+def main(clock: Clock | None = None) -> int:
+    """`clock`: of a process that is listening already."""
+    environment, clock = Environment.of_process(), clock or Clock.of_process()
+    if "RANK" in os.environ:
+        return _train_as_rank(environment, clock)
+    with environment.ready_to_fail():
         try:
             cluster, num_processes = environment.cluster(), max(1, torch.cuda.device_count())
         except TrainingError as error:
             return environment.fail(str(error))
         if cluster.num_hosts * num_processes > 1:
+            if clock.signalled:
+                return environment.fail("a request to stop came before training began; run it again")
             return _launch(environment, num_processes, cluster)
-    clock = Clock(limit_seconds=FineTuneJob.max_runtime_seconds, started=process_start())
-    clock.listen()
+        return _train_as_rank(environment, clock)
+
+
+def _train_as_rank(environment: Environment, clock: Clock) -> int:
     try:
         where = device.of_process()
         ranks = join(where)
-        with checkpoint.exclusive(environment.checkpoints) if ranks.is_first else nullcontext():
+        with only_process_in(environment.checkpoints) if ranks.is_first else nullcontext():
             train(environment, clock, where, ranks)
     except (TrainingError, SettingError) as error:
         return environment.fail(str(error))
-    except torch.OutOfMemoryError as error:
-        return environment.fail(
-            f"out of GPU memory: set MODE=streamed, lower MAX_LENGTH, or choose an instance with more; {error}",
-        )
-    except MemoryError as error:
-        return environment.fail(
-            f"out of host memory: lower MAX_LENGTH, or choose an instance with more; {error}",
-        )
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             return _unexpected(environment, error)
         return environment.fail(f"the disk is full: {error}; give the job a larger volume (VolumeSizeInGB)")
     except Exception as error:
+        said = next(iter(str(error).splitlines()), "")
+        if shortage.is_of_gpu(error):
+            return environment.fail(
+                f"out of GPU memory: set MODE=streamed, lower MAX_LENGTH, or choose an instance with more; {said}"
+            )
+        if shortage.is_of_host(error):
+            return environment.fail(f"out of host memory: lower MAX_LENGTH, or choose an instance with more; {said}")
         if clock.signalled and os.environ.get("RANK", "0") != "0":
             return 0  # The first rank has left the step, to save; this one was waiting for it.
         return _unexpected(environment, error)
@@ -89,12 +104,12 @@ def train(environment: Environment, clock: Clock, where: torch.device, ranks: Ra
     say = print_flushed if ranks.is_first else silent
     # Settings
     channel = environment.channel("model")
-    job, sources = resolve(
+    job, origins = resolve(
         ("hyperparameters.json", environment.hyperparameters()),
         (DEFAULTS_FILE, read_json_object(channel / DEFAULTS_FILE, missing={})),
     )
     clock.limit_seconds = job.max_runtime_seconds
-    _say_settings(say, job, sources)
+    _say_settings(say, job, origins)
 
     # Data, before the model: its mistakes are the likelier ones, and cost seconds to find
     say("== reading the dataset")
@@ -114,13 +129,26 @@ def train(environment: Environment, clock: Clock, where: torch.device, ranks: Ra
 
     # Base model, adapter, optimizer
     dtype = device.compute_dtype(where)
-    arrangement = placing.choose(job, base.architecture.shape, rows, where, ranks, is_quantised=base.is_quantised)
+    before = _arrangement_before(environment, where, ranks)
+    arrangement = placing.choose(
+        job, base.architecture.shape, rows, where, ranks, is_quantised=base.is_quantised, before=before
+    )
+    _say_change(say, arrangement, before)
     say(f"== loading the base model: {arrangement.describe(where, dtype, ranks)}")
     expected = _forecast(base.architecture.shape, rows, job, arrangement, where, ranks)
     if expected:
         say(expected.describe())
-    llama = loading.load(base, job, arrangement=arrangement, device=where, dtype=dtype, ranks=ranks, report=say)
-    base_config_sha256 = sha256_of(channel / CONFIG)
+    digests = Digests(base.folder, base.records)
+    llama = loading.load(
+        base, job, arrangement=arrangement, device=where, dtype=dtype, ranks=ranks, report=say, digests=digests
+    )
+    sources = {
+        "dataset_sha256": rows.sha256,
+        "heldout_sha256": rows.heldout_sha256,
+        "base_config_sha256": sha256_of(channel / CONFIG),
+        "base_weights_sha256": base.digest,
+        "tokenizer_sha256": tokenizer.sha256,
+    }
     asking = Asking(
         job=job,
         questions=asked,
@@ -130,7 +158,7 @@ def train(environment: Environment, clock: Clock, where: torch.device, ranks: Ra
         ranks=ranks,
         clock=clock,
         folder=environment.checkpoints,
-        identity=f"{base_config_sha256}:{arrangement.weight_format}",
+        identity=f"{sources['base_config_sha256']}:{sources['base_weights_sha256']}:{arrangement.weight_format}",
         free_bytes=lambda: placing.bytes_for_answers(job, rows, llama, ranks),
         say=say,
     )
@@ -138,7 +166,8 @@ def train(environment: Environment, clock: Clock, where: torch.device, ranks: Ra
         clock=clock,
         job=job,
         data=rows,
-        base_config_sha256=base_config_sha256,
+        sources=sources,
+        arrangement=arrangement,
         llama=llama,
         ranks=ranks,
         checkpoints=environment.checkpoints,
@@ -153,10 +182,11 @@ def train(environment: Environment, clock: Clock, where: torch.device, ranks: Ra
     if run.progress.base_heldout_loss is None:
         say(f"== evaluating the base model on {len(rows.heldout)} held-out rows")
         run.evaluate_base()
-        run.save_checkpoint()  # Shows now, not hours later, that the folder takes it, and how long that lasts.
+    _require_whole_weights(digests, ranks, say)
+    run.save_checkpoint()  # Shows now, not hours later, that the folder takes it, and how long that lasts.
     if asked:
         say(f"== asking the base model {len(asked.prompts)} questions")
-    asking.ask_base()
+    run.ask_base()
 
     # Steps
     say(f"== training to step {job.max_steps}, {job.global_batch_size} rows a step")
@@ -166,15 +196,39 @@ def train(environment: Environment, clock: Clock, where: torch.device, ranks: Ra
     # What the job is for, first what must not be lost
     say(f"== saving the adapter of step {run.progress.step}" + (f", stopped by {reason}" if reason else ""))
     run.save_adapter(environment.model / "adapter")
-    _write_results(environment, run, asking, sources, reason)
+    _write_results(environment, run, asking, origins, reason)
     run.save_checkpoint()
     run.evaluate_tuned()
-    _write_results(environment, run, asking, sources, reason)
+    _write_results(environment, run, asking, origins, reason)
     if asking.base:
         say(f"== asking the tuned model {len(asking.base.texts)} questions")
     run.ask_tuned()
-    _write_results(environment, run, asking, sources, reason)
+    _write_results(environment, run, asking, origins, reason)
     _say_outcome(say, run, expected)
+
+
+def _require_whole_weights(digests: Digests, ranks: Ranks, say: Say) -> None:
+    started = time.monotonic()
+    digests.require_whole()
+    ranks.wait_for_all()  # where it is not, the job ends with that rank, and has written nothing
+    waited = time.monotonic() - started
+    if waited > 1:
+        say(f"waited {waited:.0f} s for the digests of the weights")
+
+
+def _arrangement_before(environment: Environment, where: torch.device, ranks: Ranks) -> Arrangement | None:
+    """Of the run that this one resumes."""
+    found = checkpoint.newest(environment.checkpoints) if ranks.is_first else None
+    told = ranks.text_of_first(found.arrangement if found else "", where)
+    return Arrangement.from_text(told) if told else None
+
+
+def _say_change(say: Say, now: Arrangement, before: Arrangement | None) -> None:
+    if before is not None and before.placement.micro_batch_tokens != now.placement.micro_batch_tokens:
+        say(
+            f"warning: there is not enough memory for micro-batches of {before.placement.micro_batch_tokens:,} tokens, "
+            f"as before; going on with {now.placement.micro_batch_tokens:,}, so dropout draws other numbers from here"
+        )
 
 
 def _forecast(
@@ -208,8 +262,8 @@ def _write_results(
         environment.model / "run.json",
         run.job,
         where,
-        dataset_sha256=run.data.sha256,
-        base_config_sha256=run.base_config_sha256,
+        sources=run.sources,
+        weight_format=run.arrangement.weight_format,
     )
     write_json(environment.model / "scores.json", asking.record())
 
@@ -221,9 +275,6 @@ def _unexpected(environment: Environment, error: Exception) -> int:
         return 1
     traceback.print_exc()
     return environment.fail(f"unexpected {type(error).__name__}: {error}; the log has the details")
-
-
-Say = Callable[[str], None]
 
 
 def print_flushed(line: str) -> None:
@@ -283,4 +334,4 @@ def _say_outcome(say: Say, run: Run, expected: Forecast | None) -> None:
 
 
 if __name__ == "__main__":
-    end_process(main())
+    end_process(main(listening))

@@ -87,13 +87,12 @@ class Server:
 def save_adapter(folder: Path, base: Path, seed: int = 1) -> None:
     """An adapter that says something else than the base model, and than one of another seed."""
     targets = ("attention", "shared_expert")
-    lora = LoraWeights(
-        open_base(base).architecture, targets, rank=4, alpha=8, dropout=0, seed=1, device=torch.device("cpu")
-    )
+    architecture = open_base(base).architecture
+    lora = LoraWeights(architecture, targets, rank=4, alpha=8, dropout=0, seed=1, device=torch.device("cpu"))
     torch.manual_seed(seed)
     for matrix in lora.matrices():
         torch.nn.init.normal_(matrix.lora_b.detach(), std=0.5)
-    adapter.save(folder, lora, targets=targets, rank=4, alpha=8, dropout=0)
+    adapter.save(folder, lora, architecture, targets=targets, rank=4, alpha=8, dropout=0)
 
 
 @pytest.fixture(scope="module")

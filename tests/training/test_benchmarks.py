@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import dataset_check, generate, random_model, scout_step
+from benchmarks import dataset_check, generate, quantize_memory, random_model, scout_step
 from heartbeat.scout import SCOUT, ModelShape
 
 
@@ -76,3 +76,14 @@ def test_the_dataset_benchmark_prints_what_its_process_measured(
     assert found["findings"] == {}
     assert found["megabytes_per_cpu_second"] > 0
     assert found["peak_mib"] > 24
+
+
+def test_the_tools_hold_a_small_part_of_a_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["quantize_memory", "--tiny", "--layers", "32"])
+    quantize_memory.main()
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["tool"] for one in found] == ["quantize", "merge"]
+    for one in found:
+        assert one["peak_host_gib"] - one["of_the_imports_gib"] < one["source_gb"] * 1e9 / 2**30 / 2

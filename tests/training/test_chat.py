@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,16 @@ def test_mask_is_the_assistants_words_and_their_end_token_by_token(base: Path) -
     assert [tokenizer.decode(run) for run in runs] == SUPERVISED
 
 
+def test_a_conversation_takes_five_bytes_a_token(base: Path) -> None:
+    """Every rank holds the whole dataset."""
+    tokenizer = ChatTokenizer(base)
+    said = [{"role": "user", "content": "puck " * 2000}, {"role": "assistant", "content": "yes " * 2000}]
+    encoded = tokenizer.encode(render(said))
+    assert encoded.num_supervised == sum(encoded.supervised[1:]) > 1000
+    # An array has room for an eighth more than it holds.
+    assert sys.getsizeof(encoded.ids) + sys.getsizeof(encoded.supervised) < 6 * len(encoded.ids) + 200
+
+
 def test_a_weight_of_zero_is_read_but_not_learned(base: Path) -> None:
     row = copy.deepcopy(ROW)
     row["messages"][4]["weight"] = 0
@@ -105,7 +116,7 @@ def test_servers_template_gives_the_same_tokens(base: Path, tools: list[Any] | N
 
     text = theirs.apply_chat_template(served, tools=tools, tokenize=False, add_generation_prompt=True)
     assert text == text_of(pieces)
-    assert theirs(text, add_special_tokens=False)["input_ids"] == ChatTokenizer(base).encode(pieces).ids
+    assert theirs(text, add_special_tokens=False)["input_ids"] == list(ChatTokenizer(base).encode(pieces).ids)
 
 
 def test_words_of_a_user_never_become_control_tokens(base: Path) -> None:

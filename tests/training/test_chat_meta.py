@@ -48,7 +48,7 @@ def test_a_tokenizer_gives_metas_tokens() -> None:
         for piece, special in metas(name):
             plain = tokenizer._tokenizer.encode(piece, add_special_tokens=False).ids
             expected += [tokenizer.id_of(piece)] if special else plain
-        assert tokenizer.encode(render(RECORDED[name]["messages"], generation_prompt=True)).ids == expected
+        assert list(tokenizer.encode(render(RECORDED[name]["messages"], generation_prompt=True)).ids) == expected
 
 
 def test_space_around_contents_is_removed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -10,8 +11,9 @@ import pytest
 import torch
 
 from tests.training import meta
-from tests.training.models import batch, build, gradients, shake
+from tests.training.models import batch, build, gradients, logits, shake
 from training_code.attention import chunks
+from training_code.batches import MicroBatch
 from training_code.llama import Llama, Placement
 
 TARGETS = ("attention", "shared_expert", "routed_experts")
@@ -58,11 +60,23 @@ def test_documents_do_not_see_each_other(name: str) -> None:
     assert relative(gradient, other) < 1e-5
 
 
-def test_loss_and_gradients_are_those_of_transformers_dense_experts_with_the_adapter_on() -> None:
+@pytest.mark.parametrize("name", meta.names())
+def test_logits_are_those_of_metas_code(name: str) -> None:
+    recording = meta.load(name)
+    llama, end = build(recording), 0
+    for document in recording.documents():
+        start, end = end, end + len(document)
+        assert relative(logits(llama, document.tolist(), adapted=True), recording.logits[start:end]) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [(name, i) for name in meta.names() for i in range(len(meta.load(name).lengths))]
+)
+def test_loss_and_gradients_are_those_of_transformers_dense_experts_with_the_adapter_on(name: str, number: int) -> None:
     from transformers import Llama4ForCausalLM, Llama4TextConfig
 
-    recording = meta.load("scout")
-    document = recording.documents()[0][:40]  # more than two chunks, and short of transformers' row-index temperature
+    recording = meta.load(name)
+    document = recording.documents()[number]
     llama = build(recording, targets=("attention", "shared_expert"))
     shake(llama)
     reference = Llama4ForCausalLM(Llama4TextConfig(**recording.config))
@@ -156,6 +170,12 @@ def test_another_seed_drops_other_inputs() -> None:
     assert not torch.equal(first, third)
 
 
+def summed_loss(llama: Llama, one: MicroBatch, *, adapted: bool) -> float:
+    (found,) = llama.loss([one], num_batches=1, adapted=adapted)
+    assert found is not None
+    return found.item()
+
+
 def test_a_token_goes_through_its_own_expert_alone() -> None:
     recording = meta.load("scout")
     document = recording.documents()[0][:1]
@@ -169,8 +189,7 @@ def test_a_token_goes_through_its_own_expert_alone() -> None:
                 weights[name][broken] = float("nan")
         damaged = meta.Recording(**{**vars(recording), "weights": weights})
         two = batch([torch.cat((document, document))])
-        (loss,) = build(damaged).loss([two], num_batches=1, adapted=False)
-        losses.add(loss.isnan().item())
+        losses.add(math.isnan(summed_loss(build(damaged), two, adapted=False)))
     assert losses == {True, False}
 
 
@@ -212,15 +231,26 @@ def test_evaluation_leaves_no_gradient_and_drops_nothing() -> None:
     recording = meta.load("scout")
     llama = build(recording, dropout=0.5)
     one = batch(recording.documents())
-    adapted, base = (
-        sum(float(part) for part in llama.loss([one], num_batches=1, adapted=on)) / one.num_supervised
-        for on in (True, False)
-    )
+    adapted, base = (summed_loss(llama, one, adapted=on) / one.num_supervised for on in (True, False))
     assert adapted == base == pytest.approx(recording.loss, rel=1e-6)
     assert not llama.lora.gradient.any()
     shake(llama)
-    (again,) = llama.loss([one], num_batches=1, adapted=True)
-    assert again.item() / one.num_supervised != pytest.approx(base, rel=1e-4)
+    assert summed_loss(llama, one, adapted=True) / one.num_supervised != pytest.approx(base, rel=1e-4)
+
+
+def test_an_interrupted_evaluation_says_so_and_the_next_is_whole() -> None:
+    llama = build(meta.load("scout"), placement=Placement(group_size=3))
+    batches = [batch([document]) for document in documents()]
+
+    def losses(**options: Any) -> list[torch.Tensor | None]:
+        return list(llama.loss(batches, num_batches=len(batches), adapted=True, **options))
+
+    whole = losses()
+    assert len(whole) == 3
+    for left, num_whole in ((0, 0), (3, 0), (5, 1)):
+        found = losses(interrupted=partial(_after, left, iter(range(100))))
+        assert found == [*whole[:num_whole], None]
+    assert losses() == whole
 
 
 def test_chunks_are_cut_at_multiples_from_each_documents_start() -> None:

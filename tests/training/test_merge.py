@@ -27,11 +27,10 @@ IDS = torch.tensor([[0, 5, 9, 40, 77, 3, 33, 61, 5, 20]])
 
 def write_adapter(folder: Path, base: Path, targets: tuple[str, ...] = TARGETS) -> LoraWeights:
     """A random one, large enough to be seen."""
-    lora = LoraWeights(
-        open_base(base).architecture, targets, rank=RANK, alpha=ALPHA, dropout=0.0, seed=0, device=torch.device("cpu")
-    )
+    architecture = open_base(base).architecture
+    lora = LoraWeights(architecture, targets, rank=RANK, alpha=ALPHA, dropout=0.0, seed=0, device=torch.device("cpu"))
     lora.flat.data.copy_(torch.randn(lora.flat.shape, generator=torch.Generator().manual_seed(1)) * 0.1)
-    adapter.save(folder, lora, targets=targets, rank=RANK, alpha=ALPHA, dropout=0.0)
+    adapter.save(folder, lora, architecture, targets=targets, rank=RANK, alpha=ALPHA, dropout=0.0)
     return lora
 
 
@@ -284,6 +283,10 @@ def rename(old: str, new: str) -> Callable[[Path], None]:
     return spoil
 
 
+def without(part: str) -> Callable[[Path], None]:
+    return lambda root: change(root / "adapter", lambda w: [w.pop(name) for name in list(w) if part in name])
+
+
 def another_width(root: Path) -> None:
     name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
     change(root / "adapter", lambda w: w.update({name: w[name][:, :32].clone()}))
@@ -318,6 +321,7 @@ def into_the_base(root: Path) -> None:
         (rename("layers.1.self_attn.q_proj", "layers.7.self_attn.q_proj"), "model.layers.7.self_attn.q_proj, which"),
         (rename("experts.3.up_proj", "experts.4.up_proj"), "model.layers.0.feed_forward.experts.4.up_proj, which"),
         (rename("experts.3.up_proj", "experts.3.gate_up_proj"), "experts.3.gate_up_proj.lora_A.weight has no form"),
+        (without("layers.1.self_attn.q_proj"), "lacks model.layers.1.self_attn.q_proj, which its adapter_config.json"),
         (another_width, "model.layers.0.self_attn.q_proj is 64 x 64, and the adapter's 64 x 32"),
         (other_experts_width, "model.layers.0.feed_forward.experts.0.gate_proj is 64 x 64, and the adapter's 128 x 64"),
         (quantised_base, "base is quantised, which loses precision; give the checkpoint it was made from"),

@@ -21,7 +21,13 @@ GPU = torch.device("cuda")
 
 
 def chosen(
-    monkeypatch: pytest.MonkeyPatch, gpu_gib: float, host_gib: float, ranks: Ranks | None = None, **job: Any
+    monkeypatch: pytest.MonkeyPatch,
+    gpu_gib: float,
+    host_gib: float,
+    ranks: Ranks | None = None,
+    *,
+    before: Arrangement | None = None,
+    **job: Any,
 ) -> Arrangement:
     monkeypatch.setattr(placing, "_free_device_bytes", lambda _: int(gpu_gib * GIB))
     monkeypatch.setattr(placing, "_free_host_bytes", lambda: int(host_gib * GIB))
@@ -36,10 +42,11 @@ def chosen(
         num_over_long=0,
         num_near_repeats=0,
         sha256="",
+        heldout_sha256="",
         warnings=[],
     )
     ranks = ranks or Ranks()
-    return placing.choose(FineTuneJob(**job), SCOUT, rows, GPU, ranks, is_quantised=True)
+    return placing.choose(FineTuneJob(**job), SCOUT, rows, GPU, ranks, is_quantised=True, before=before)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +96,15 @@ def test_on_several_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (one_host.mode, one_host.placement.group_size) == ("sharded", 4)
     two_hosts = chosen(monkeypatch, 35, 121, Ranks(0, 8, 0, 2))
     assert two_hosts.placement.group_size == 8, "each host holds half of the boundaries"
+
+
+def test_a_resumed_run_keeps_its_micro_batches_where_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    small, large = chosen(monkeypatch, 12, 240), chosen(monkeypatch, 79, 240)
+    assert (small.placement.micro_batch_tokens, large.placement.micro_batch_tokens) == (4096, 8192)
+    moved = chosen(monkeypatch, 79, 240, before=small)
+    assert (moved.mode, moved.placement.micro_batch_tokens) == ("resident", 4096)
+    assert chosen(monkeypatch, 79, 240, before=large) == large
+    assert chosen(monkeypatch, 12, 240, before=large).placement.micro_batch_tokens == 4096, "what has room"
 
 
 def test_the_job_may_insist(monkeypatch: pytest.MonkeyPatch) -> None:

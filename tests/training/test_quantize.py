@@ -287,7 +287,7 @@ def test_two_runs_do_not_write_one_folder(source: Path, folder: Path, capsys: py
     held = os.open(folder, os.O_RDONLY)
     fcntl.flock(held, fcntl.LOCK_EX)
     assert quantize.main([str(source), str(folder)]) == 1
-    assert f"another process is writing to {folder}" in capsys.readouterr().err
+    assert f"another process of this machine is writing to {folder}" in capsys.readouterr().err
     os.close(held)
     assert quantize.main([str(source), str(folder)]) == 0
 

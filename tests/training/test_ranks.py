@@ -141,6 +141,24 @@ def test_sigterm_leaves_a_usable_adapter(base: Path, tmp_path: Path, free_port: 
     assert not (root / "output/failure").exists()
 
 
+def test_sigterm_within_an_evaluation_leaves_the_other_ranks_in_it(base: Path, tmp_path: Path, free_port: int) -> None:
+    settings = {**STEPS, "MAX_STEPS": 100_000, "EVAL_EVERY_STEPS": 1, "EVAL_GENERATE_ROWS": 0}
+    root = tiny.lay_out(tmp_path / "ml", base, **settings, MODE="sharded")
+    (root / "input/data/heldout").mkdir()
+    lines = [json.dumps(row) + "\n" for row in tiny.conversations(400)]  # seconds of evaluation
+    (root / "input/data/heldout/chat.jsonl").write_text("".join(lines))
+    with launched(root, 2, free_port) as process:
+        wait_for(process, "step=1 ")
+        process.send_signal(signal.SIGTERM)
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    found = read(root)
+    assert (found["stop_reason"], found["steps_done"]) == ("sigterm", 1)
+    assert found["heldout"]["tuned_loss"] is None, "the first rank cannot evaluate alone"
+    assert load_file(root / "model/adapter/adapter_model.safetensors")
+    assert not (root / "output/failure").exists()
+
+
 def test_a_rank_that_dies_ends_the_job(base: Path, tmp_path: Path, free_port: int) -> None:
     root = tiny.lay_out(tmp_path / "ml", base, **{**STEPS, "MAX_STEPS": 100_000}, MODE="sharded")
     with launched(root, 2, free_port) as process:
@@ -176,6 +194,25 @@ def test_the_machines_of_a_job_are_numbered_alike_on_each(tmp_path: Path) -> Non
         found[here] = Environment(tmp_path).cluster()
     assert found["algo-1"] == Cluster(num_hosts=2, host=0, master="algo-1", interface="eth1")
     assert found["algo-2"] == Cluster(num_hosts=2, host=1, master="algo-1", interface="eth1")
+
+
+@pytest.mark.parametrize(("host", "status"), [(0, 128 + signal.SIGABRT), (1, 0)])
+def test_after_sigterm_only_the_first_machines_end_is_the_jobs(host: int, status: int) -> None:
+    """NCCL aborts a process whose peer is gone."""
+    trainer = (
+        "import os, signal; signal.signal(signal.SIGTERM, lambda *_: os.abort()); print(flush=True); signal.pause()"
+    )
+    code = f"""
+import sys
+from training_code.launch import Cluster, launch
+sys.exit(launch(["-c", {trainer!r}], num_processes=2, cluster=Cluster(num_hosts=2, host={host})).status)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for _ in range(2):  # both trainers listen
+            process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == status
 
 
 def test_two_machines_of_one_gpu_train_as_one(base: Path, alone: Path, tmp_path: Path, free_port: int) -> None:

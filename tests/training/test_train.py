@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,8 +23,12 @@ from heartbeat.chat import render
 from heartbeat.job import FineTuneJob
 from serving import base_model
 from tests.training import tiny
-from training_code import adapter, checkpoint, quantize
+from training_code import adapter, checkpoint, layer, quantize, step
+from training_code.clock import Clock
+from training_code.folder import only_process_in
+from training_code.llama import Llama
 from training_code.merge import merge
+from training_code.run import Run
 from training_code.tokenizer import ChatTokenizer
 from training_code.train import main
 
@@ -223,8 +233,10 @@ def test_killed_and_resumed_it_trains_to_the_last_digit_as_if_unbroken(
 ) -> None:
     root = tiny.lay_out(tmp_path / "ml", base, MAX_STEPS=8, EVAL_EVERY_STEPS=4, CHECKPOINT_MINUTES=1e-9)
     with start(root) as process:
-        wait_for(process, "step=5 ")
+        said = wait_for(process, "step=5 ")
         process.kill()
+    assert [line.partition("=")[0] for line in said if "heldout_loss=" in line] == ["base_heldout_loss", "step"]
+    assert any(line.startswith("step=4 heldout_loss=") for line in said)
     assert not (root / "model").exists()
     newest = max((root / "checkpoints").glob("*.safetensors"))
     # The newest may have been cut short on its way to S3.
@@ -256,15 +268,106 @@ def test_sigterm_leaves_a_usable_adapter(base: Path, tmp_path: Path) -> None:
     base_model.SwitchableAdapter(transformers_model(base), adapter.read(root / "model/adapter"))
 
 
-def test_no_step_begins_that_would_end_after_the_limit(base: Path, tmp_path: Path) -> None:
-    root = tiny.lay_out(tmp_path / "ml", base, MAX_STEPS=100_000, MAX_RUNTIME_SECONDS=12)
+def test_sigterm_is_heard_before_torch_is_loaded(base: Path, tmp_path: Path) -> None:
+    """In a container Python is PID 1, which a signal without a handler does not reach."""
+    root = tiny.lay_out(tmp_path / "ml", base)
     with start(root) as process:
+        caught = 0
+        while not caught >> (signal.SIGTERM - 1) & 1:
+            assert process.poll() is None
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+        assert "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text()
+        process.send_signal(signal.SIGTERM)
         said, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, said
+    assert process.returncode == 1, said
+    assert "not one step was trained: a request to stop came before it" in (root / "output/failure").read_text()
+    assert "Traceback" not in said
 
+
+def test_sigterm_within_an_evaluation_saves_the_steps_before_it_goes_on(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tiny.lay_out(tmp_path / "ml", base, MAX_STEPS=8, EVAL_EVERY_STEPS=4)
+    events: list[str] = []
+
+    def run_layer(x: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        if events:
+            events.append("layer")
+        return layer.run_layer(x, *arguments, **options)
+
+    def evaluate(run: Run) -> None:
+        if not events:
+            events.append("evaluation")
+            os.kill(os.getpid(), signal.SIGTERM)
+        evaluate_tuned(run)
+
+    def save_adapter(run: Run, folder: Path) -> None:
+        events.append("adapter")
+        save(run, folder)
+
+    evaluate_tuned, save = Run.evaluate_tuned, Run.save_adapter
+    monkeypatch.setattr("training_code.llama.run_layer", run_layer)
+    monkeypatch.setattr(Run, "evaluate_tuned", evaluate)
+    monkeypatch.setattr(Run, "save_adapter", save_adapter)
+    assert train(root) == 0
+    assert events[:2] == ["evaluation", "adapter"], "no layer in between"
+    assert events.count("layer") == 4, "the last evaluation, in what is left of the grace"
     found = read(root)
-    assert (found["status"], found["stop_reason"]) == ("stopped_early", "max_runtime")
+    assert (found["stop_reason"], found["steps_done"]) == ("sigterm", 4)
     assert found["heldout"]["tuned_loss"] is not None
+
+
+@dataclass
+class Watch:
+    """Time that passes by work alone: 3 s a step, 5 s an evaluation, 1 s a checkpoint."""
+
+    now: float
+
+    def __call__(self) -> float:
+        return self.now
+
+    def taking(self, seconds: float, work: Callable[..., Any]) -> Callable[..., Any]:
+        def do(*arguments: Any, **options: Any) -> Any:
+            self.now += seconds
+            return work(*arguments, **options)
+
+        return do
+
+
+def train_by(root: Path, *, started_before: float) -> float:
+    """Run the job; seconds from its start to its end, by its own clock."""
+    watch = Watch(started_before)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Clock, "of_process", lambda: Clock(limit_seconds=math.inf, now=watch, started=0.0))
+        patched.setattr("training_code.run.time", SimpleNamespace(monotonic=watch))
+        patched.setattr("training_code.run.train_step", watch.taking(3, step.train_step))
+        patched.setattr(Llama, "loss", watch.taking(5, Llama.loss))
+        patched.setattr(checkpoint, "save", watch.taking(1, checkpoint.save))
+        assert train(root) == 0
+    return watch.now
+
+
+def test_no_step_begins_that_would_end_after_the_limit(base: Path, tmp_path: Path) -> None:
+    root = tiny.lay_out(tmp_path / "ml", base, MAX_STEPS=100_000, MAX_RUNTIME_SECONDS=100)
+    # Base model and checkpoint, steps, checkpoint and tuned model. Of the 95 s that are not the upload's 11 are left
+    # after 26 steps; a step, saving, evaluation and the rest are expected to take 3.3 + 2 + 6.5 + 2.
+    assert train_by(root, started_before=0) == 5 + 1 + 26 * 3 + 1 + 5
+    found = read(root)
+    assert (found["status"], found["stop_reason"], found["steps_done"]) == ("stopped_early", "max_runtime", 26)
+    assert found["heldout"]["tuned_loss"] is not None
+
+
+def test_a_resumed_run_keeps_time_free_for_its_end(base: Path, tmp_path: Path) -> None:
+    root = tiny.lay_out(tmp_path / "ml", base, MAX_STEPS=100_000, MAX_RUNTIME_SECONDS=100)
+    train_by(root, started_before=70)
+    before = read(root)["steps_done"]
+    # What they take is known from before: no step is tried that has no time.
+    assert train_by(root, started_before=82) == 82 + 1 + 1 + 5
+    assert read(root)["steps_done"] == before > 0
+    assert read(root)["heldout"]["tuned_loss"] is not None
+    assert train_by(root, started_before=76) == 76 + 1 + 2 * 3 + 1 + 5
+    assert read(root)["steps_done"] == before + 2
 
 
 def test_rows_over_max_length_are_left_out_and_counted(base: Path, tmp_path: Path) -> None:
@@ -301,9 +404,27 @@ def test_training_defaults_of_the_base_yield_to_hyperparameters(base: Path, tmp_
     assert used["SEED"] == {"value": "3", "from": "training_defaults.json"}
 
 
+def test_a_file_system_without_locks_is_not_another_job(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tiny.lay_out(tmp_path / "ml", base, MAX_STEPS=1, WARMUP_STEPS=0)
+    monkeypatch.setattr("fcntl.flock", raising(OSError(errno.ENOLCK, "No locks available")))
+    assert train(root) == 0
+    monkeypatch.setattr("fcntl.flock", raising(OSError(errno.EIO, "Input/output error")))
+    assert train(root) == 1
+    assert "Input/output error" in (root / "output/failure").read_text()
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    def do(*_: object) -> None:
+        raise error
+
+    return do
+
+
 def test_the_lock_ends_with_its_holder(base: Path, tmp_path: Path) -> None:
     root = tiny.lay_out(tmp_path / "ml", base, MAX_STEPS=1, WARMUP_STEPS=0)
-    with checkpoint.exclusive(root / "checkpoints"):
+    with only_process_in(root / "checkpoints"):
         assert train(root) == 1
-    assert "another job is training into" in (root / "output/failure").read_text()
+    assert "another process of this machine is writing to" in (root / "output/failure").read_text()
     assert train(root) == 0

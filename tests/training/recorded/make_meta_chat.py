@@ -140,7 +140,7 @@ def check_with_llama_4s_tokenizer() -> None:
         ours = ChatTokenizer(Path(folder))
     assert all(ours.id_of(token) == token_id for token, token_id in theirs.special_tokens.items())
     for name, messages in DIALOGS.items():
-        same = ours.encode(render(messages, generation_prompt=True)).ids == metas(theirs, messages)
+        same = list(ours.encode(render(messages, generation_prompt=True)).ids) == metas(theirs, messages)
         print(f"  {name}: {'the same tokens' if same else 'other tokens'}")
     check_random_texts(ours, theirs)
 
@@ -169,7 +169,7 @@ def check_random_texts(ours: ChatTokenizer, theirs: Any, count: int = 3000) -> N
         text = "".join(rng.choices(alphabet, k=rng.randint(0, 12))).strip()
         messages = said(text)
         pieces = render(messages, generation_prompt=True)
-        ids = ours.encode(pieces).ids
+        ids = list(ours.encode(pieces).ids)
         other_pieces += ids != metas(theirs, messages)
         if "<|" not in text:
             whole.encode_special_tokens = False
