@@ -229,12 +229,12 @@ class _Added(torch.autograd.Function):
 
 def _columns(y: torch.Tensor, bs: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
     """(tokens, all outputs) -> of each matrix."""
-    return y.split([b.shape[0] for b in bs], dim=1)
+    return torch.split(y, [b.shape[0] for b in bs], dim=1)
 
 
 def _ranks(low: torch.Tensor, bs: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
     """(tokens, all ranks) -> of each matrix."""
-    return low.split([b.shape[1] for b in bs], dim=1)
+    return torch.split(low, [b.shape[1] for b in bs], dim=1)
 
 
 NO_LORA = LayerLora({}, 0.0, 0.0)
