@@ -194,26 +194,24 @@ class DatasetReport:
 def check(
     lines: Iterable[bytes],
     *,
+    job: FineTuneJob | None = None,
     max_findings: int = 100,
-    max_length: int = FineTuneJob.max_length,
     counter: Counts | None = None,
     near_duplicates: bool = False,
     held_out: Iterable[bytes] = (),
-    held_out_fraction: float = FineTuneJob.held_out_fraction,
-    seed: int = FineTuneJob.seed,
 ) -> DatasetReport:
     """Checks a dataset in one pass, and a held-out file against it; never raises for what the lines hold.
 
+    `job` is the run that it is for (the card's where None): its MAX_LENGTH, HELD_OUT_FRACTION and SEED count.
     `lines` come with or without their ends (digest and size are of what is given: keep the ends for the file's own).
     Without a `counter` tokens are estimated. Memory does not grow with the dataset: 24 MiB, 132 MiB more with
     `near_duplicates`, the longest line some ten times over, and `max_findings` errors and as many warnings.
     """
     checker = _Checker(
+        job=job or FineTuneJob(),
         max_findings=max_findings,
-        max_length=max_length,
         counter=counter,
         near=NearRows() if near_duplicates else None,
-        split=(held_out_fraction, seed),
     )
     for number, line in enumerate(lines, start=1):
         checker.add(number, line)
@@ -293,15 +291,14 @@ class _Checker:
     def __init__(
         self,
         *,
+        job: FineTuneJob,
         max_findings: int,
-        max_length: int,
         counter: Counts | None,
         near: NearRows | None,
-        split: tuple[float, int],
     ) -> None:
-        self._max_findings, self._max_length, self._near = max_findings, max_length, near
+        self._max_findings, self._max_length, self._near = max_findings, job.max_length, near
         self._counter = counter
-        self._split = split
+        self._split = job.held_out_fraction, job.seed
         self._findings: list[Finding] = []
         self._kept: Counter[Severity] = Counter()
         self._severities: Counter[Severity] = Counter()

@@ -108,7 +108,8 @@ def plan_run(
     `tokens_per_second`: the user's own rates of whole instances. `quotas`: training jobs that the account may run on
     each type at a time (0 where it is left out); None: not checked. `measured`: the stored benchmarks where None.
     `today` tells which prices are old.
-    Raises UnknownInstance for a type that the catalogue lacks, ValueError for a rate of 0 or less.
+    Raises UnknownInstance for a type that the catalogue lacks, ValueError for a rate of 0 or less and for statistics
+    that were counted for another MAX_LENGTH.
     """
     for name, rate in (tokens_per_second or {}).items():
         catalog.get(name)
@@ -272,8 +273,6 @@ def _warnings(request: Request, candidates: Sequence[Candidate], use_spot: bool)
         )
     if stats.over_long_rows:
         found.append(f"{stats.over_long_rows} of {stats.rows} rows are over MAX_LENGTH and are left out")
-    elif stats.longest_row_tokens > job.max_length:
-        found.append(f"the longest row has about {stats.longest_row_tokens} tokens, over MAX_LENGTH={job.max_length}")
     if use_spot and any(c.usd_spot is None for c in candidates):
         found.append("spot prices are unknown: the dollars are on-demand, an upper bound")
     if candidates:

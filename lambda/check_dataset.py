@@ -11,6 +11,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 import aws
+import base_folder
 from heartbeat import dataset, layout, tokens
 from heartbeat.execution import InputError, RunRequest
 from heartbeat.failures import DatasetInvalid, InputInvalid
@@ -28,8 +29,10 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
         raise InputInvalid(str(error)) from None
     if request.base_model is not None:
         _refuse_foreign("base_model", request.base_model, "MODEL_BUCKETS", "extra_model_buckets")
+    job, _ = base_folder.job_of(request.to_dict())
     report = dataset.check(
         _lines("dataset", request.dataset),
+        job=job,
         counter=_counter(),
         near_duplicates=True,
         held_out=_lines("held_out_dataset", request.held_out_dataset) if request.held_out_dataset else (),

@@ -32,9 +32,9 @@ def run(arguments: argparse.Namespace) -> int:
             if given:
                 raise UserError(f"--fix goes without {option}; repair the file, then check the copy with {option}")
         return fix(arguments.dataset)
-    max_length = FineTuneJob.max_length
+    job = FineTuneJob()
     if arguments.max_length is not None:
-        max_length = FineTuneJob(max_length=arguments.max_length).max_length  # refuses what no run takes
+        job = FineTuneJob(max_length=arguments.max_length)  # refuses what no run takes
     if arguments.held_out:
         source.must_exist(arguments.held_out)
     counter, why = None, "--fast estimates them"
@@ -45,8 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
             why = str(error)
     found = dataset.check(
         source.lines(arguments.dataset),
+        job=job,
         max_findings=max(arguments.max_findings, 1),
-        max_length=max_length,
         counter=counter,
         near_duplicates=not arguments.fast,
         held_out=source.lines(arguments.held_out) if arguments.held_out else (),

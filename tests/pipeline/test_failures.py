@@ -82,7 +82,7 @@ def test_an_incomplete_checkpoint_is_found_before_an_instance_starts(cloud: Clou
 
 
 def test_the_trainers_own_sentence_is_the_cause(cloud: Cloud) -> None:
-    outcome = cloud.run(hyperparameters={**QUICK, "MAX_LENGTH": 32})
+    outcome = cloud.run(**cloud.given_to_be_refused())
     assert_failed(cloud, outcome, "TrainingFailed", "MAX_LENGTH", "/aws/sagemaker/TrainingJobs")
     assert "Traceback" not in outcome.cause
     (job,) = cloud.jobs(outcome.stem)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from heartbeat.dataset import DatasetError, DatasetStats, check, read
 from heartbeat.held_out import is_held_out, split
+from heartbeat.job import FineTuneJob
 
 TOOLS = [{"type": "function", "function": {"name": "pinecone_search", "parameters": {"type": "object"}}}]
 
@@ -200,13 +201,13 @@ def test_duplicates_are_told_whatever_their_keys_order_and_ids() -> None:
 
 def test_a_row_over_max_length_is_a_warning_and_its_tokens_are_kept_apart() -> None:
     long = line(user("word " * 400), assistant())
-    report = check([long, SOUND[0]], max_length=256)
+    report = check([long, SOUND[0]], job=FineTuneJob(max_length=256))
     assert [finding.code for finding in report.warnings] == ["over_long"]
     assert "over MAX_LENGTH=256" in report.warnings[0].message
     stats = report.stats
     assert (stats.over_long_rows, stats.trainable_rows) == (1, 1)
     assert 0 < stats.trainable_tokens < stats.over_long_tokens < stats.tokens
-    assert check([long, SOUND[0]], max_length=4096).findings == ()
+    assert check([long, SOUND[0]], job=FineTuneJob(max_length=4096)).findings == ()
 
 
 def test_a_name_that_the_endpoints_parser_cannot_read_is_a_warning() -> None:

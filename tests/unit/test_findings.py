@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from heartbeat.dataset import check
 from heartbeat.held_out import split
+from heartbeat.job import FineTuneJob
 from heartbeat.similar import NEAR, NearRows, SeenRows, likeness, sketch_of
 from tests.unit.test_dataset import SOUND, assistant, call, calling, line, system, tool, user
 
@@ -219,7 +220,7 @@ def test_strata_are_counted_with_what_the_split_holds_out_of_them() -> None:
         line(*[one for n in range(1 + i % 11) for one in (user(f"What is the {i} of {n}?"), assistant())])
         for i in range(66)
     ] + [line(user(f"Où est le {i} de la liste?"), calling(call()), tool(), assistant()) for i in range(60)]
-    summary = check(rows, held_out_fraction=0.3, seed=1).summary
+    summary = check(rows, job=FineTuneJob(held_out_fraction=0.3, seed=1)).summary
     kept = split([json.loads(row) for row in rows], 0.3, 1)
     held_out = [row["messages"] for row in (*kept.heldout, *kept.left_out)]
     asked = [sum(message["role"] == "user" for message in row) for row in held_out]
