@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from heartbeat import dataset, held_out
+from heartbeat import dataset, held_out, json_lines
 from heartbeat.cases import Tools, known_tools
 from heartbeat.chat import render, why_unservable
 from heartbeat.conversation import ChatError, Row
@@ -92,8 +92,8 @@ def _read(files: Sequence[Path]) -> list[Row]:
     rows: list[Row] = []
     for file in files:
         try:
-            with file.open("rb") as lines:
-                rows += dataset.read(lines)
+            with file.open("rb") as opened:
+                rows += dataset.read(json_lines.lines(opened))
         except (dataset.DatasetError, OSError) as error:
             raise TrainingError(f"{file.name}: {error}") from None
     return rows

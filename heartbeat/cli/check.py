@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         max_findings=max(arguments.max_findings, 1),
         counter=counter,
         near_duplicates=not arguments.fast,
-        held_out=source.lines(arguments.held_out) if arguments.held_out else (),
+        held_out=source.lines(arguments.held_out) if arguments.held_out else None,
     )
     if arguments.json:
         print(json.dumps(found.to_dict(), indent=1, ensure_ascii=False))

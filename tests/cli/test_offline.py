@@ -128,12 +128,12 @@ def test_check_shows_what_the_split_holds_out_of_each_kind(capsys: pytest.Captur
     )
     assert f"fr: {held_out['languages']['fr']} of {summary['languages']['fr']}" in said
     assert f"by questions 1: {held_out['questions']['1']} of {summary['questions']['1']}" in said
-    assert main(["check", STANLEY, "--fast", "--held-out", STANLEY]) == 0
+    assert main(["check", STANLEY, "--fast", "--held-out", STANLEY]) == 1
     assert f"rows by language en x {summary['languages']['en']}" in " ".join(capsys.readouterr().out.split())
 
 
 def test_check_holds_a_held_out_file_against_the_training_file(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", STANLEY, "--held-out", STANLEY, "--json"]) == 0
+    assert main(["check", STANLEY, "--held-out", STANLEY, "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["counts"]["overlap"] > 300
     assert main(["check", STANLEY, "--held-out", "nope.jsonl"]) == 2
     assert "there is no file nope.jsonl" in capsys.readouterr().err

@@ -28,7 +28,9 @@ def test_what_a_run_writes_is_encrypted_with_the_apps_key(cloud: Cloud) -> None:
         "adapter_model.safetensors",
     } <= names
     # The check counts for the run's own settings, as the trainer does.
-    assert json.loads(cloud.run_file(outcome, "dataset.json"))["stats"]["max_length"] == int(QUICK["MAX_LENGTH"])
+    assert json.loads(cloud.run_file(outcome, "dataset.json"))["stats"]["max_length"] == int(
+        tiny.HYPERPARAMETERS["MAX_LENGTH"]
+    )
     heads = [s3.head_object(Bucket=bucket, Key=key) for key in keys]
     assert {head["ServerSideEncryption"] for head in heads} == {"aws:kms"}
     assert len({head["SSEKMSKeyId"] for head in heads}) == 1

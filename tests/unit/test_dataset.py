@@ -100,7 +100,7 @@ def test_a_sound_row_has_no_findings(text: bytes) -> None:
 
 
 BAD = [
-    (b"{", "not_json", "is not JSON: Expecting property name"),
+    (b"{x}", "not_json", "is not JSON: Expecting property name"),
     (b'{"messages": NaN}', "not_json", "NaN is not a JSON number"),
     (b"[" * 100_000, "not_json", "nested too deeply"),
     (b"[" * 70 + b"]" * 70, "not_json", "nested over 64 levels deep"),
@@ -109,8 +109,17 @@ BAD = [
     ("é".encode("latin-1"), "encoding", "byte 0xe9 at 0 is not UTF-8; save the file as UTF-8"),
     (b'{"messages": "\\ud800"}', "encoding", "half a surrogate pair"),
     (b"\xef\xbb\xbf" + SOUND[0], "encoding", "byte-order mark; save the file as UTF-8 without BOM"),
-    (SOUND[0].decode().encode("utf-16"), "encoding", "is UTF-16; save the file as UTF-8"),
-    (b"\x1f\x8b\x08", "encoding", "is gzip; upload the file unpacked"),
+    (
+        b'{"messages": [\n',
+        "not_json",
+        "it ends before the object does; write the whole object on one line",
+    ),
+    (SOUND[0].decode().encode("utf-16"), "other_format", "is UTF-16; save the file as UTF-8"),
+    (SOUND[0].decode().encode("utf-16-le"), "other_format", "is UTF-16; save the file as UTF-8"),
+    (b"\x1f\x8b\x08", "other_format", "is gzip; upload the file unpacked"),
+    (b"[\n", "other_format", "is a JSON list of rows; write one object a line, as `jq"),
+    (b"[" + SOUND[0], "other_format", "is a JSON list of rows; write one object a line, as `jq"),
+    (b"[" + SOUND[0].strip() + b"]", "not_an_object", "is a JSON list of rows; write one object a line, as `jq"),
     (b"{}", "no_messages", 'has no messages; write {"messages"'),
     (b'{"message": []}', "no_messages", "has no messages; rename 'message'"),
     (b'{"messages": []}', "no_messages", "has an empty list as messages"),

@@ -185,6 +185,23 @@ def test_a_held_out_file_is_checked_and_its_overlap_found() -> None:
     assert report.stats.rows == 2
 
 
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        ([], "has no rows; write one JSON object a line"),
+        ([b"\n", b"  \n"], "has no rows"),
+        ([SOUND[0], SOUND[0]], "has no row left to judge by, of 2 that are sound"),
+        ([line(user("word " * 9000), assistant())], "has no row left to judge by, of 1 that are sound"),
+        ([b"\x1f\x8b\x08"], "is gzip"),
+    ],
+)
+def test_a_held_out_file_that_leaves_nothing_to_judge_by_is_an_error(own: list[bytes], words: str) -> None:
+    report = check([SOUND[0], SOUND[1]], held_out=own)
+    assert (report.num_errors, report.stats.own_held_out_rows) == (1, 0)
+    assert str(report.errors[0]).startswith("held-out ")
+    assert words in report.errors[0].message
+
+
 @given(st.integers(0, 30), st.integers(0, 10**6), st.floats(0.1, 0.5))
 def test_no_row_moves_across_and_near_duplicates_never_face_each_other(extra: int, seed: int, fraction: float) -> None:
     draw = random.Random(seed)
