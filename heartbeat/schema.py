@@ -9,9 +9,10 @@ from __future__ import annotations
 import functools
 import json
 import marshal
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+from heartbeat import patterns
 
 _DEEPEST = 32
 """Levels of schemas in schemas that are looked into; a `$ref` to itself ends here."""
@@ -36,7 +37,7 @@ _TYPES: Mapping[str, Callable[[Any], bool]] = {
 def mismatch(value: Any, schema: Any) -> str | None:
     """What of `value` does not fit, as the end of a sentence; None where it fits.
 
-    A malformed keyword is not held against the value.
+    A malformed keyword is not held against the value, nor is a pattern that could take for ever (heartbeat.patterns).
     """
     return next(_mismatches(value, schema, schema, "", 0), None)
 
@@ -137,13 +138,8 @@ def _exclusive(value: float, schema: Mapping[str, Any], where: str) -> Iterator[
 
 def _pattern(value: str, schema: Mapping[str, Any], where: str) -> Iterator[str]:
     pattern = schema.get("pattern")
-    if isinstance(pattern, str):
-        try:
-            found = re.search(pattern, value)
-        except re.error:
-            return
-        if not found:
-            yield f"have {_shown(value)} as {where}, which must match {pattern}"
+    if isinstance(pattern, str) and patterns.found(pattern, value) is False:
+        yield f"have {_shown(value)} as {where}, which must match {pattern}"
 
 
 _KEYWORDS = frozenset(
@@ -167,6 +163,8 @@ def _unknown(schema: Any, depth: int) -> Iterator[str]:
         elif keyword in ("allOf", "anyOf", "oneOf") and isinstance(value, list):
             for part in value:
                 yield from _unknown(part, depth + 1)
+        elif keyword == "pattern" and isinstance(value, str) and not patterns.is_searched(value):
+            yield f"pattern {value[:40]}"
         elif keyword == "$ref" and not (isinstance(value, str) and value.startswith("#")):
             yield "$ref to another document"
 
