@@ -11,7 +11,7 @@ from typing import Any
 
 from heartbeat import conversation, json_lines
 from heartbeat.conversation import UTF8_BOM, Row, RowError
-from heartbeat.row_rules import OTHER_ROLES, ROLES, problems
+from heartbeat.row_rules import meant_role, problems
 from heartbeat.similar import SeenRows
 
 _UTF8_BEYOND_ASCII = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
@@ -130,9 +130,10 @@ def _sharegpt(one: Any) -> Any:
 def _message(message: Mapping[str, Any], changes: list[str]) -> dict[str, Any]:
     found = dict(message)
     role = found.get("role")
-    if isinstance(role, str) and role not in ROLES and role in OTHER_ROLES:
-        found["role"] = OTHER_ROLES[role]
-        changes.append(f"wrote role {role!r} as {found['role']!r}")
+    meant = meant_role(role)
+    if meant and meant != role:
+        found["role"] = meant
+        changes.append(f"wrote role {role!r} as {meant!r}")
     if isinstance(found.get("weight"), bool):
         found["weight"] = int(found["weight"])
         changes.append("wrote weight as a number")
@@ -145,7 +146,28 @@ def _message(message: Mapping[str, Any], changes: list[str]) -> dict[str, Any]:
         del found["function_call"]
         found["tool_calls"] = [{"type": "function", "function": call}]
         changes.append("wrote function_call as tool_calls")
+    if isinstance(found.get("tool_calls"), list):
+        found["tool_calls"] = [_call(call, changes) for call in found["tool_calls"]]
     return found
+
+
+def _call(call: Any, changes: list[str]) -> Any:
+    function = call.get("function") if isinstance(call, dict) else None
+    given = function.get("arguments") if isinstance(function, dict) else None
+    if not isinstance(given, str):
+        return call
+    arguments = given
+    if not given.strip():
+        arguments = "{}"
+        changes.append("wrote {} for a call's empty arguments")
+    else:
+        try:
+            conversation.loads(given)
+        except RowError as error:
+            if error.code == "duplicate_key":
+                arguments = json.dumps(json.loads(given), ensure_ascii=False)
+                changes.append("kept the last of keys that were there twice in a call's arguments")
+    return call if arguments == given else {**call, "function": {**call["function"], "arguments": arguments}}
 
 
 def _is_text(part: Any) -> bool:

@@ -126,6 +126,10 @@ BAD = [
     (b'{"conversations": []}', "no_messages", "ShareGPT's form"),
     (line("Hi"), "bad_message", "messages[0] is a text; write an object"),  # type: ignore[arg-type]
     (line({"role": "human", "content": "x"}), "bad_role", "has role \"human\"; write 'user'"),
+    (line({"role": "Assistant", "content": "x"}), "bad_role", "has role \"Assistant\"; write 'assistant'"),
+    (line({"content": "x"}), "bad_role", "messages[0] has no role; the roles are"),
+    (b'{"messages": null}', "no_messages", "has null as messages; write a list"),
+    (line(user(), calling(call()), tool(None), assistant()), "empty_content", 'write "" where the tool had nothing'),
     (line({"role": [], "content": "x"}), "bad_role", "the roles are system, user, assistant, tool"),
     (line(system()), "no_assistant", "has no assistant turn"),
     (line(user()), "no_assistant", "has no assistant turn"),

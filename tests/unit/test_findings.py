@@ -33,6 +33,8 @@ def test_a_key_that_is_there_twice_is_an_error_at_any_depth() -> None:
     assert report.errors[0].code == "duplicate_key"
     assert 'has the key "content" twice in one object' in report.errors[0].message
     assert codes(line(user(), calling(call(arguments='{"a": 1, "a": 2}')))) == ["bad_arguments"]
+    report = check([line(user(), calling(call(arguments='{"a": 1, "a": 2}')))])
+    assert 'has arguments whose text has the key "a" twice in one object' in report.errors[0].message
 
 
 def test_arguments_are_held_against_the_declared_schema() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from heartbeat.dataset import check
 from heartbeat.repair import repair
-from tests.unit.test_dataset import BAD, LIKELY, SOUND, TOOLS, assistant, line, user
+from tests.unit.test_dataset import BAD, LIKELY, SOUND, TOOLS, assistant, call, calling, line, user
 
 
 def test_sound_rows_are_written_as_they_were_and_blank_lines_are_not() -> None:
@@ -27,6 +27,9 @@ HUMAN = b'{"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "
     [
         (b"\xef\xbb\xbf" + SOUND[0], "took away the byte-order mark"),
         (line({"role": "human", "content": "x"}, assistant()), "wrote role 'human' as 'user'"),
+        (line({"role": "User ", "content": "x"}, assistant()), "wrote role 'User ' as 'user'"),
+        (line(user(), calling(call(arguments=""))), "wrote {} for a call's empty arguments"),
+        (line(user(), calling(call(arguments='{"a": 1, "a": 2}'))), "kept the last of keys that were there twice in a"),
         (HUMAN, "wrote conversations (ShareGPT's form) as messages"),
         (line(user(), assistant(weight=True)), "wrote weight as a number"),
         (line(user(), assistant([{"type": "text", "text": "x"}])), "joined the parts of a content"),
