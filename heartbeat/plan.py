@@ -12,14 +12,13 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Any, Literal
 
-from heartbeat import calibration
+from heartbeat import calibration, score_gate
 from heartbeat.calibration import Calibration
 from heartbeat.candidates import Candidate, Request
 from heartbeat.card import card_truth_table as card_truth_table
 from heartbeat.catalog import Catalog, Instance
 from heartbeat.dataset import DatasetStats
 from heartbeat.durations import about
-from heartbeat.gate import Thresholds
 from heartbeat.job import FineTuneJob
 from heartbeat.scout import ModelShape
 from heartbeat.serving_plan import ServingPlan as ServingPlan
@@ -260,7 +259,7 @@ def _warnings(request: Request, candidates: Sequence[Candidate], use_spot: bool)
             f"MAX_STEPS {job.max_steps} passes over these {work.training_rows} training rows {work.passes:.0f} "
             f"times, and would learn them by heart; MAX_STEPS={enough} passes {MANY_PASSES} times"
         )
-    needed = Thresholds().min_rows
+    needed = score_gate.load().loss.min_rows
     if work.heldout_rows < needed:
         found.append(
             f"about {work.heldout_rows} rows will be held out, and the quality gate needs {needed}: it would "

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from heartbeat import gate, score_gate
+from heartbeat import gate, held_out_loss, score_gate
 from heartbeat.gate import Verdict
 from heartbeat.score_gate import Rules
 
@@ -15,7 +15,8 @@ _SHOWN_CHARACTERS = 1000
 
 def verdict(metrics: Mapping[str, Any], scores: Mapping[str, Any], rules: Rules | None = None) -> Verdict:
     """Judges a run by its metrics.json and its scores.json: both must pass. Never raises for what is missing."""
-    both = (gate.verdict(metrics), score_gate.verdict(scores, rules))
+    rules = rules or score_gate.load()
+    both = (gate.verdict(metrics, rules.loss), score_gate.verdict(scores, rules))
     passed = all(one.passed for one in both)
     # What failed, or else all that passed.
     reasons = tuple(reason for one in both if passed or not one.passed for reason in one.reasons)
@@ -23,10 +24,26 @@ def verdict(metrics: Mapping[str, Any], scores: Mapping[str, Any], rules: Rules 
 
 
 def record(metrics: Mapping[str, Any], scores: Mapping[str, Any], rules: Rules | None = None) -> dict[str, Any]:
-    """What gate.json holds: the verdict, a table of the metrics, and the scores with their transcripts."""
+    """What gate.json holds: the verdict, loss and perplexity, a table of the metrics, the scores with transcripts."""
+    rules = rules or score_gate.load()
     found = verdict(metrics, scores, rules)
     table = score_gate.table(scores, rules)
-    return {**found.to_dict(), "summary": summary(found, table), "table": table, "scores": dict(scores)}
+    return {
+        **found.to_dict(),
+        "summary": summary(found, table),
+        "loss": _loss(metrics, rules),
+        "table": table,
+        "scores": dict(scores),
+    }
+
+
+def _loss(metrics: Mapping[str, Any], rules: Rules) -> dict[str, Any]:
+    """Loss and perplexity with their intervals, and what became of the bound; empty where they were not measured."""
+    loss, perplexity = (dict(held_out_loss.of_metrics(metrics, name)) for name in ("loss", "perplexity"))
+    if not loss or not perplexity:
+        return {}
+    bound = {"max_ratio": rules.loss.max_ratio, "outcome": gate.outcome(metrics, rules.loss)}
+    return {"loss": {**loss, **bound}, "perplexity": perplexity}
 
 
 def summary(found: Verdict, table: Sequence[Mapping[str, Any]]) -> str:

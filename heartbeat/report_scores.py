@@ -26,7 +26,8 @@ def sections(gate: Record) -> Iterator[tuple[str, str]]:
     if gate.get("table"):
         table = _metrics(gate["table"]) + _asked(scores.get("asked") or {})
         reasons = f"<details><summary>In words</summary>{reasons}</details>"
-    yield f"Quality gate: {'passed' if gate.get('passed') else 'did not pass'}", _summary(gate) + table + reasons
+    judged = _summary(gate) + _loss(gate.get("loss") or {}) + table + reasons
+    yield f"Quality gate: {'passed' if gate.get('passed') else 'did not pass'}", judged
     if any((scores.get("confusion") or {}).values()):
         yield "Which tools were called", _confusion(scores["confusion"])
     if scores.get("strata"):
@@ -38,6 +39,24 @@ def sections(gate: Record) -> Iterator[tuple[str, str]]:
 
 def _summary(gate: Record) -> str:
     return f"<p>{_text(gate['summary'])}</p>" if gate.get("passed") and gate.get("summary") else ""
+
+
+def _loss(loss: Record) -> str:
+    """Loss and perplexity: a table of their own, since less is better and no turn is right or wrong."""
+    body = ""
+    for name, row in loss.items():
+        needs, verdict = "", ""
+        if row.get("ratio"):
+            kind, words = _MARKS[row["outcome"]]
+            needs, verdict = f"at most {row['max_ratio']:g}", f'<span class="pill {kind}">{_text(words)}</span>'
+        cells = [f"<b>{_text(name)}</b>", f"{row['rows']:,}", f"{row['tokens']:,}"]
+        cells += [*(_with_interval(row.get(part)) for part in ("base", "tuned", "ratio")), needs, verdict]
+        body += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    if not body:
+        return ""
+    key = '<p class="note">Of held-out rows, a mean over the tokens that the assistant says, with 95% intervals.</p>'
+    head = ("held out", "rows", "tokens", "base", "tuned", "tuned / base", "needs", "verdict")
+    return _table(head, body, "metrics") + key
 
 
 def _metrics(table: Sequence[Record]) -> str:

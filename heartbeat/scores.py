@@ -168,23 +168,33 @@ def summarise(tallies: Sequence[tuple[float, float, float]], *, seed: int = 0, r
         return Metric(turns=0, conversations=0, base=None, tuned=None, difference=None)
     mean = turns / len(tallies)
     sample = [*tallies, *((right_base * mean, right_tuned * mean, mean) for right_base, right_tuned in _IMAGINED)]
+    drawn = resample(sample, seed=seed, resamples=resamples)
+    base, tuned = (sum(tally[i] for tally in tallies) / turns for i in (0, 1))
+    return Metric(
+        turns=round(turns),
+        conversations=len(tallies),
+        base=estimate(base, [one for one, _ in drawn]),
+        tuned=estimate(tuned, [other for _, other in drawn]),
+        difference=estimate(tuned - base, [other - one for one, other in drawn]),
+    )
+
+
+def resample(sample: Sequence[tuple[float, float, float]], *, seed: int, resamples: int) -> list[tuple[float, float]]:
+    """Means of base and tuned model in so many samples drawn from this one, whose entries are (sum, sum, count).
+
+    No count may be 0.
+    """
     draw = random.Random(f"{seed}:{len(sample)}")
     drawn: list[tuple[float, float]] = []
     for _ in range(resamples):
         some = draw.choices(sample, k=len(sample))
         count = sum(tally[2] for tally in some)
         drawn.append((sum(tally[0] for tally in some) / count, sum(tally[1] for tally in some) / count))
-    base, tuned = (sum(tally[i] for tally in tallies) / turns for i in (0, 1))
-    return Metric(
-        turns=round(turns),
-        conversations=len(tallies),
-        base=_estimate(base, [one for one, _ in drawn]),
-        tuned=_estimate(tuned, [other for _, other in drawn]),
-        difference=_estimate(tuned - base, [other - one for one, other in drawn]),
-    )
+    return drawn
 
 
-def _estimate(value: float, drawn: list[float]) -> Estimate:
+def estimate(value: float, drawn: list[float]) -> Estimate:
+    """The value with the interval of what was drawn."""
     drawn.sort()
     beyond = int(_TAIL * len(drawn))
     # What was imagined pulls the interval to the middle; it must still hold what was found.

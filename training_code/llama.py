@@ -93,22 +93,20 @@ class Llama:
         """Of tokens that stand at these places (tokens,) f32 of their documents."""
         return Places.of(places, self.architecture, self._frequencies)
 
-    def loss(self, batches: Sequence[MicroBatch], *, num_batches: int, adapted: bool) -> Iterator[torch.Tensor]:
-        """The summed loss of each group, without dropout; the base model's where not `adapted`.
+    def losses(self, batches: Sequence[MicroBatch], *, num_batches: int, adapted: bool) -> Iterator[torch.Tensor]:
+        """The loss of each target of a group, group by group, without dropout; the base model's where not `adapted`.
 
         `num_batches` as in `accumulate`.
         """
         for group in self._groups(batches, num_batches):
             states = self._start(group)
-            total = torch.zeros((), device=self.device)
             with torch.no_grad():
                 for number, layer, lora in self.walk(range(self.num_layers), adapted=adapted, pieces=len(states)):
                     for state in states:
                         self.feed.more()
                         state.x = self._run(state, state.x, layer, lora, number).total()
-                for state in states:
-                    total += self.head.loss(state.x, state.positions, state.targets)
-            yield total
+                found = [self.head.losses(state.x, state.positions, state.targets) for state in states]
+            yield torch.cat(found) if found else torch.zeros(0, device=self.device)
 
     def accumulate(
         self,

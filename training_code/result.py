@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,6 +27,9 @@ class HeldOut:
     supervised_tokens: int
     base_loss: float | None
     tuned_loss: float | None
+    loss: Mapping[str, Any] | None = None
+    perplexity: Mapping[str, Any] | None = None
+    """Both losses again, and e to them, with their intervals: heartbeat.held_out_loss."""
 
 
 def write_metrics(

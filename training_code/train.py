@@ -150,7 +150,7 @@ def train(environment: Environment, clock: Clock, where: torch.device, ranks: Ra
     run.resume()
     if run.progress.step:
         say(f"== resuming after step {run.progress.step} of {job.max_steps}")
-    if run.progress.base_heldout_loss is None:
+    if run.progress.base_row_losses is None:
         say(f"== evaluating the base model on {len(rows.heldout)} held-out rows")
         run.evaluate_base()
         run.save_checkpoint()  # Shows now, not hours later, that the folder takes it, and how long that lasts.

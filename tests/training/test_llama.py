@@ -169,8 +169,8 @@ def test_a_token_goes_through_its_own_expert_alone() -> None:
                 weights[name][broken] = float("nan")
         damaged = meta.Recording(**{**vars(recording), "weights": weights})
         two = batch([torch.cat((document, document))])
-        (loss,) = build(damaged).loss([two], num_batches=1, adapted=False)
-        losses.add(loss.isnan().item())
+        (found,) = build(damaged).losses([two], num_batches=1, adapted=False)
+        losses.add(found.sum().isnan().item())
     assert losses == {True, False}
 
 
@@ -213,14 +213,14 @@ def test_evaluation_leaves_no_gradient_and_drops_nothing() -> None:
     llama = build(recording, dropout=0.5)
     one = batch(recording.documents())
     adapted, base = (
-        sum(float(part) for part in llama.loss([one], num_batches=1, adapted=on)) / one.num_supervised
+        sum(float(part.sum()) for part in llama.losses([one], num_batches=1, adapted=on)) / one.num_supervised
         for on in (True, False)
     )
     assert adapted == base == pytest.approx(recording.loss, rel=1e-6)
     assert not llama.lora.gradient.any()
     shake(llama)
-    (again,) = llama.loss([one], num_batches=1, adapted=True)
-    assert again.item() / one.num_supervised != pytest.approx(base, rel=1e-4)
+    (again,) = llama.losses([one], num_batches=1, adapted=True)
+    assert again.sum().item() / one.num_supervised != pytest.approx(base, rel=1e-4)
 
 
 def test_chunks_are_cut_at_multiples_from_each_documents_start() -> None:

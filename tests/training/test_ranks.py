@@ -86,7 +86,10 @@ def test_the_numbers_of_one_rank(base: Path, alone: Path, tmp_path: Path, mode: 
     for (_, loss), (_, expected) in zip(other["loss_curve"], one["loss_curve"], strict=True):
         assert loss == pytest.approx(expected, rel=1e-5)
     assert other["tokens_trained"] == one["tokens_trained"]
-    assert other["heldout"] == pytest.approx(one["heldout"], rel=1e-4)
+    for name in ("base_loss", "tuned_loss", "rows", "supervised_tokens"):
+        assert other["heldout"][name] == pytest.approx(one["heldout"][name], rel=1e-4)
+    for part in ("base", "tuned", "ratio"):  # the rows' own sums, from whichever rank had them
+        assert other["heldout"]["loss"][part] == pytest.approx(one["heldout"]["loss"][part], rel=1e-4)
     scored = [read(folder, "scores.json") for folder in (root, alone)]
     assert scored[0]["metrics"]["persona"]["turns"] == scored[1]["metrics"]["persona"]["turns"] > 0
     assert scored[0]["asked"]["base"]["tokens"] == scored[1]["asked"]["base"]["tokens"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -98,6 +99,15 @@ def test_leaves_what_the_contract_names(trained: Path) -> None:
 def test_learns_and_passes_the_gate(trained: Path) -> None:
     heldout = read(trained)["heldout"]
     assert heldout["tuned_loss"] < 0.9 * heldout["base_loss"]
+    for name, base, tuned in (
+        ("loss", heldout["base_loss"], heldout["tuned_loss"]),
+        ("perplexity", math.exp(heldout["base_loss"]), math.exp(heldout["tuned_loss"])),
+    ):
+        found = heldout[name]
+        assert (found["rows"], found["tokens"]) == (heldout["rows"], heldout["supervised_tokens"])
+        assert found["base"]["value"] == pytest.approx(base)
+        assert found["tuned"]["low"] < found["tuned"]["value"] < found["tuned"]["high"]
+        assert found["tuned"]["value"] == pytest.approx(tuned)
     bounds = gate.Thresholds(min_rows=1, min_supervised_tokens=1)
     assert gate.verdict(read(trained), bounds).passed
 
