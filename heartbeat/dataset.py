@@ -230,6 +230,11 @@ def check(
 
 def read(lines: Iterable[bytes]) -> Iterator[Row]:
     """The rows of a dataset, one by one. Raises DatasetError at the first line with an error."""
+    return (row for _, row in read_numbered(lines))
+
+
+def read_numbered(lines: Iterable[bytes]) -> Iterator[tuple[int, Row]]:
+    """The same with their lines, from 1."""
     for number, line in json_lines.numbered(lines):
         if not line.strip():
             continue
@@ -237,7 +242,7 @@ def read(lines: Iterable[bytes]) -> Iterator[Row]:
         errors = [problem for problem in found if problem.severity == "error"]
         if row is None or errors:
             raise DatasetError(f"line {number}: {errors[0].message}")
-        yield row
+        yield number, row
 
 
 def _examine(line: bytes) -> tuple[Row | None, list[Problem]]:

@@ -11,6 +11,7 @@ from heartbeat.gate import Verdict
 from heartbeat.score_gate import Rules
 
 _SHOWN_CHARACTERS = 1000
+_SHOWN_LINES = 10
 
 
 def verdict(metrics: Mapping[str, Any], scores: Mapping[str, Any], rules: Rules | None = None) -> Verdict:
@@ -77,6 +78,15 @@ def _short(row: Mapping[str, Any]) -> str:
 
 def failure(gate_record: Mapping[str, Any], where: str) -> str:
     """The error of a run that did not pass, from `record`; `where`: the URI of gate.json."""
-    rows = gate_record["scores"].get("failed_rows")
-    kept = f". Transcripts of the {rows} held-out rows that failed: {where}" if rows else f". Details: {where}"
-    return f"{gate_record['summary']}{kept}"
+    scores = gate_record["scores"]
+    rows, shown = scores.get("failed_rows") or (), scores.get("failures") or ()
+    if not rows:
+        return f"{gate_record['summary']}. Details: {where}"
+    kept = f"all of them, and transcripts of {len(shown)} of their turns: {where}"
+    return f"{gate_record['summary']}. {len(rows)} held-out rows failed{_lines(rows)}; {kept}"
+
+
+def _lines(rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = [str(row["line"]) for row in rows if row["line"] is not None]
+    shown = ", ".join(lines[:_SHOWN_LINES] + (["…"] if len(lines) > _SHOWN_LINES else []))
+    return f" (lines {shown})" if lines else ""

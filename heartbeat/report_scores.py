@@ -32,9 +32,11 @@ def sections(gate: Record) -> Iterator[tuple[str, str]]:
         yield "Which tools were called", _confusion(scores["confusion"])
     if scores.get("strata"):
         yield "Where it is right", _strata(scores["strata"])
-    if scores.get("failures"):
-        note = f'<p class="note">{len(scores["failures"])} turns, every metric that failed among them.</p>'
-        yield f"Held-out rows that failed: {scores.get('failed_rows')}", note + failures(scores["failures"])
+    if scores.get("failed_rows"):
+        shown = scores["failures"]
+        note = f'<p class="note">Transcripts of {len(shown)} turns, every metric that failed among them.</p>'
+        rows = _failed_rows(scores["failed_rows"])
+        yield f"Held-out rows that failed: {len(scores['failed_rows'])}", rows + note + failures(shown)
 
 
 def _summary(gate: Record) -> str:
@@ -177,6 +179,16 @@ def _share(counts: Sequence[int] | None) -> str:
         f'<td class="cell" style="--share:{tuned / turns:.3f}"><b>{100 * tuned / turns:.0f}%</b><br>'
         f'<span class="range">({100 * base / turns:.0f}%) {turns}</span></td>'
     )
+
+
+def _failed_rows(rows: Sequence[Record]) -> str:
+    """All of them, with the lines that they stand on in their file."""
+    body = "".join(
+        f"<tr><td>{_text(row['line'])}</td><td>{_text(row['row'])}</td>"
+        f"<td>{_text(', '.join(map(_words, row['metrics'])))}</td></tr>"
+        for row in rows
+    )
+    return f"<details><summary>All, by line</summary>{_table(('line', 'row', 'failed'), body, 'metrics')}</details>"
 
 
 def failures(turns: Sequence[Record]) -> str:

@@ -125,6 +125,7 @@ def train(environment: Environment, clock: Clock, where: torch.device, ranks: Ra
         job=job,
         questions=asked,
         num_heldout_rows=len(rows.heldout),
+        heldout_lines=rows.heldout_lines,
         llama=llama,
         tokenizer=tokenizer,
         ranks=ranks,

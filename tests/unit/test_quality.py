@@ -28,7 +28,11 @@ LEARNED, NOT_LEARNED = metrics(1.0), metrics(3.0)
 
 def scores(right: int) -> dict[str, Any]:
     tallies = [(0, i < right, 1) for i in range(100)]
-    return {"metrics": {"routing": asdict(summarise(tallies))}, "failed_rows": 100 - right, "failures": [{"row": "a"}]}
+    return {
+        "metrics": {"routing": asdict(summarise(tallies))},
+        "failed_rows": [{"row": f"{i}", "line": i + 3, "metrics": ["routing"]} for i in range(100 - right)],
+        "failures": [{"row": "a"}],
+    }
 
 
 @pytest.mark.parametrize(
@@ -47,7 +51,7 @@ def test_both_must_pass_and_only_what_failed_is_said(
     metrics: dict[str, Any], found: dict[str, Any], reasons: list[str]
 ) -> None:
     judged = quality.verdict(metrics, found, RULES)
-    assert judged.passed == (metrics is LEARNED and found.get("failed_rows") == 5)
+    assert judged.passed == (metrics is LEARNED and len(found.get("failed_rows", ())) == 5)
     assert [any(reason.startswith(begin) for reason in judged.reasons) for begin in reasons] == [True] * len(reasons)
     if judged.passed or metrics:
         assert len(judged.reasons) == len(reasons)
@@ -70,7 +74,8 @@ def test_a_failure_says_why_and_where_the_transcripts_are() -> None:
     said = quality.failure(quality.record(LEARNED, scores(20), RULES), "s3://b/gate.json")
     assert said.startswith("missed: routing 0.20 (0.1")
     assert "; needs 0.7)" in said
-    assert said.endswith(". Transcripts of the 80 held-out rows that failed: s3://b/gate.json")
+    where = "80 held-out rows failed (lines 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, …); all of them, and transcripts of 1 of"
+    assert said.endswith(f". {where} their turns: s3://b/gate.json")
     late = quality.failure(quality.record(LEARNED, unscored("no time"), RULES), "s3://b/gate.json")
     assert late == "no answers were scored: no time. Details: s3://b/gate.json"
 

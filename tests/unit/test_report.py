@@ -126,6 +126,7 @@ def test_the_gate_shows_bounds_routes_strata_and_transcripts() -> None:
         "Where it is right",
         "by language",
         "Held-out rows that failed: 1",
+        "All, by line",
         "<b>nonsense</b>",
         "no call that can be read",
     ):
@@ -134,7 +135,7 @@ def test_the_gate_shows_bounds_routes_strata_and_transcripts() -> None:
     for shown in ("at most 0.95", "perplexity 2 40", "4.48 4.06 to 4.95"):
         assert shown in " ".join(text.split()), shown
     assert right[0] in text, "what was expected, beside what was said"
-    assert page.count("<details>") == 2, "the reasons in words, and the one turn that failed"
+    assert page.count("<details>") == 3, "the reasons in words, the rows that failed, and the one turn"
 
 
 def test_a_run_without_answers_says_why_and_shows_no_table() -> None:
