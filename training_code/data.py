@@ -49,7 +49,8 @@ def load(
 ) -> Data:
     """Rows of `channel`, some of them held out unless `heldout_channel` brings its own.
 
-    Raises TrainingError for a missing or malformed file and for a dataset that leaves nothing to train on.
+    Either way a held-out row that nearly repeats a training row is left out: it could be known by heart. Raises
+    TrainingError for a missing or malformed file, and where nothing is left to train on or of a held-out file.
     """
     files = _files(channel)
     if not files:
@@ -57,13 +58,12 @@ def load(
     numbered = _read(files)
     rows = [row for _, row in numbered]
     heldout_files = _files(heldout_channel)
-    left_out: list[Row] = []
     if heldout_files:
         numbered = _read(heldout_files)
-        training_rows, heldout_rows = rows, [row for _, row in numbered]
+        split = held_out.apart(rows, (row for _, row in numbered))
     else:
         split = held_out.split(rows, held_out_fraction, seed)
-        training_rows, heldout_rows, left_out = split.training, split.heldout, split.left_out
+    training_rows, heldout_rows, left_out = split.training, split.heldout, split.left_out
     training, heldout = _encode(training_rows, tokenizer), _encode(heldout_rows, tokenizer)
     data = Data(
         training=_short_enough(training, max_length),
@@ -77,6 +77,11 @@ def load(
         warnings=_warnings(training_rows, left_out),
     )
     _refuse_untrainable(data, training, max_length)
+    if heldout_files and not data.heldout:
+        raise TrainingError(
+            f"no row of {heldout_files[0].name} is left to judge by: {len(left_out)} of {len(numbered)} nearly repeat "
+            f"training rows, the others are over MAX_LENGTH={max_length}; give it rows of its own"
+        )
     return data
 
 
@@ -139,7 +144,7 @@ def _refuse_untrainable(data: Data, before: Sequence[Encoded], max_length: int) 
 def _warnings(rows: Sequence[Row], left_out: Sequence[Row]) -> list[str]:
     found = []
     if left_out:
-        found.append(f"{len(left_out)} held-out rows nearly repeat training rows, and are left out of both")
+        found.append(f"{len(left_out)} held-out rows nearly repeat training rows, and are left out")
     problems = [problem for row in rows if (problem := why_unservable(row["messages"]))]
     if problems:
         found.append(

@@ -288,13 +288,13 @@ def test_rows_over_max_length_are_left_out_and_counted(base: Path, tmp_path: Pat
     assert counted["training"] + counted["heldout"] == 12
 
 
-def test_a_heldout_channel_is_used_whole(base: Path, tmp_path: Path) -> None:
+def test_a_heldout_channel_is_used_but_for_what_was_trained_on(base: Path, tmp_path: Path) -> None:
     root = tiny.lay_out(tmp_path / "ml", base, rows=tiny.conversations(8), MAX_STEPS=1, WARMUP_STEPS=0)
     (root / "input/data/heldout").mkdir()
-    lines = (json.dumps(row) + "\n" for row in tiny.conversations(13)[8:])
+    lines = (json.dumps(row) + "\n" for row in tiny.conversations(13)[7:])
     (root / "input/data/heldout/more.jsonl").write_text("".join(lines))
     assert train(root) == 0
-    assert read(root)["rows"] == {"training": 8, "heldout": 5, "over_long": 0, "near_repeats": 0}
+    assert read(root)["rows"] == {"training": 8, "heldout": 5, "over_long": 0, "near_repeats": 1}
 
 
 def test_training_defaults_of_the_base_yield_to_hyperparameters(base: Path, tmp_path: Path) -> None:
