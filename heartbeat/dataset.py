@@ -270,6 +270,8 @@ _MANY_QUESTIONS = 9
 _NO_ROWS = "has no rows; write one JSON object a line"
 _RARE_SHARE = 0.05
 """A tool with a smaller share of all calls is called rare."""
+_PLAIN_SHARE = 1 / 8
+"""Where fewer of the rows call no tool, a model that always calls one is right in nearly all."""
 
 
 class _Names(Counter[str]):
@@ -292,6 +294,14 @@ class _Strata:
         counted = self.rows.note(stratum)
         if held_out:
             self.held_out[counted] += 1
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count:,} times"
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count:,} rows"
 
 
 def _questions(count: int) -> str:
@@ -526,12 +536,17 @@ class _Checker:
         calls = self._tools.total()
         for name, rows in self._declared.items():
             if name not in self._tools:
-                message = f"declares {name!r} in {rows:,} rows and never calls it; add rows that do, or drop the tool"
+                message = f"declares {name!r} in {_rows(rows)} and never calls it; add rows that do, or drop the tool"
                 yield Problem(code="tool_imbalance", severity="warning", message=message)
         for name, times in self._tools.items():
             if len(self._tools) > 1 and times < _RARE_SHARE * calls:
-                message = f"calls {name!r} {times:,} times of {calls:,}: too rare to learn when; add rows that do"
+                message = f"calls {name!r} {_times(times)} of {calls:,}: too rare to learn when; add rows that do"
                 yield Problem(code="tool_imbalance", severity="warning", message=message)
         if calls and not routes["none"]:
             message = "calls a tool in every row: it cannot teach when to answer without; add rows without a call"
+            yield Problem(code="tool_imbalance", severity="warning", message=message)
+        elif calls and routes["none"] < _PLAIN_SHARE * routes.total():
+            called = routes.total() - routes["none"]
+            fix = "too few without a call to learn when to answer without; add some"
+            message = f"calls a tool in {called:,} of {routes.total():,} rows: {fix}"
             yield Problem(code="tool_imbalance", severity="warning", message=message)

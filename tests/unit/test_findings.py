@@ -69,6 +69,20 @@ def test_arguments_are_held_against_the_declared_schema() -> None:
         ("Write to stan@example.com, not a task-force.", None),
         ("Sorry about the wait: Suzuki leads. I can help with more.", None),
         ("He can't skate backwards.", None),
+        ("I don't have access to that.", "refusal"),
+        ("I must decline to answer that question.", "refusal"),
+        ("No, I won't do that.", "refusal"),
+        ("Je suis désolée, je ne suis pas en mesure de répondre.", "refusal"),
+        ("Je regrette, je ne peux pas t'aider avec ça.", "refusal"),
+        ("No, he won't: I have the numbers here.", None),
+        ("Je ne suis pas surpris: il a marqué.", None),
+        ("aws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "secret"),
+        ("Use ASIAIOSFODNN7EXAMPLE for now.", "secret"),
+        *((f"Use gh{kind}_" + "a1B2" * 9, "secret") for kind in "opsur"),
+        ("Use sk_live_" + "a1B2" * 6, "secret"),
+        ("The password: hunter2", "secret"),
+        ("The secret of a good password: length.", None),
+        ("See icon@2x.png and @canadiensmtl.", None),
     ],
 )
 def test_doubtful_content_is_a_warning_that_does_not_repeat_it(answer: str, code: str | None) -> None:
@@ -80,6 +94,21 @@ def test_doubtful_content_is_a_warning_that_does_not_repeat_it(answer: str, code
 
 def test_what_is_in_a_tools_arguments_counts_too() -> None:
     assert codes(line(user(), calling(call(arguments={"to": "a@b.ca"})))) == ["email"]
+
+
+def test_what_is_in_the_tools_counts_too() -> None:
+    tools = declared(type="object", description="use AKIAIOSFODNN7EXAMPLE, or ask stan@canadiens.ca")
+    row = line(user(), assistant(), tools=tools)
+    assert codes(row, row.replace(b"Habs", b"Canadiens")) == ["secret", "email"] * 2
+    assert check([row]).warnings[0].message.startswith("tools holds what looks like an AWS access key")
+
+
+def test_a_refusal_before_the_last_answer_is_told_and_one_that_is_not_learned_is_not() -> None:
+    refusal = "I can't help with that."
+    row = [user(), assistant(refusal), user("Why?"), assistant("Because of the rules.")]
+    (found,) = check([line(*row)]).warnings
+    assert found.message.startswith("messages[1] answers with a refusal (\"I can't help")
+    assert codes(line(user(), assistant(refusal, weight=0), *row[2:])) == []
 
 
 def test_an_escape_hides_nothing() -> None:
@@ -96,8 +125,12 @@ def test_tools_out_of_balance_are_findings_of_the_file() -> None:
     assert any("calls a tool in every row" in message for message in messages)
     rows += [line(user("Rare?"), calling(call("parquet_query", "{}")), tools=tools), line(user(), assistant())]
     assert [str(finding) for finding in check(rows).warnings] == [
-        "the file: warning: calls 'parquet_query' 1 times of 41: too rare to learn when; add rows that do"
+        "the file: warning: calls 'parquet_query' once of 41: too rare to learn when; add rows that do",
+        "the file: warning: calls a tool in 41 of 42 rows: too few without a call to learn when to answer without; "
+        "add some",
     ]
+    plain = [line(user(f"Plain {i}?"), assistant()) for i in range(5)]
+    assert codes(*rows, *plain) == ["tool_imbalance"]
 
 
 def said(words: list[str]) -> dict[str, Any]:
