@@ -18,6 +18,7 @@ import functools
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -105,6 +106,9 @@ def _value(text: str, decoder: json.JSONDecoder) -> Any:
         place = f"{error.msg} at column {error.colno}"
         raise RowError("not_json", f"is not JSON: {place}; write one JSON object a line") from None
     except ValueError as error:
+        if "set_int_max_str_digits" in str(error):
+            most = sys.get_int_max_str_digits()
+            raise RowError("not_json", f"has a number of over {most} digits; write it as a text, or shorter") from None
         raise RowError("not_json", f"is not JSON: {error}; write one JSON object a line") from None
     # Counting is quick, and most rows have fewer brackets than the levels that are allowed.
     if text.count("{") + text.count("[") > _DEEPEST and not _is_shallow(value, _DEEPEST):

@@ -105,7 +105,9 @@ _READ_CHARACTERS = 200
 def doubts(row: Mapping[str, Any], said: bytes) -> Iterator[Problem]:
     """Warnings about a sound row; `said` is as of `conversation.said`: in bytes a first look is quick."""
     suspected = suspects(said)
-    places = [(f"messages[{i}]", _texts(m)) for i, m in enumerate(row["messages"])] if suspected or b"@" in said else []
+    places: list[tuple[str, Iterable[str]]] = []
+    if suspected or b"@" in said:
+        places += [(f"messages[{i}]", _texts(message)) for i, message in enumerate(row["messages"])]
     tools = row.get("tools")
     if tools:
         suspected_of_tools, text = _suspects_of_tools(marshal.dumps(tools, 2))

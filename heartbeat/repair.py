@@ -11,9 +11,11 @@ from typing import Any
 
 from heartbeat import conversation, json_lines
 from heartbeat.conversation import UTF8_BOM, Row, RowError
-from heartbeat.row_rules import meant_role, problems
+from heartbeat.row_rules import Problem, meant_role, problems
 from heartbeat.similar import SeenRows
 
+DROPPED = "dropped it: "
+"""How the last change of a dropped line begins."""
 _UTF8_BEYOND_ASCII = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 
 
@@ -27,6 +29,8 @@ class Repaired:
     """What to write, its end included; None for a line that is dropped. A sound row is written as it was."""
     changes: tuple[str, ...]
     """What was done, in words; empty where nothing was."""
+    dropped: str | None = None
+    """Of a dropped line the code of what is wrong with it, as the check's findings have."""
 
 
 def repair(lines: Iterable[bytes]) -> Iterator[Repaired]:
@@ -43,18 +47,19 @@ def repair(lines: Iterable[bytes]) -> Iterator[Repaired]:
         try:
             row, untouched = _read(line, changes)
         except RowError as error:
-            why = str(error)
+            why = Problem(code=error.code, message=str(error))
         if row is not None:
             before = len(changes)
             row = _row(row, changes)
             untouched = untouched and len(changes) == before
-            why = next((problem.message for problem in problems(row) if problem.severity == "error"), None)
-        if row is None or why:
-            yield Repaired(line=number, text=None, changes=(*changes, f"dropped it: {why}"))
-            continue
-        same = seen.first(_lesson(row), number)
+            why = next((problem for problem in problems(row) if problem.severity == "error"), None)
+        same = seen.first(_lesson(row), number) if row is not None and not why else None
         if same:
-            yield Repaired(line=number, text=None, changes=(*changes, f"dropped it: it says the same as line {same}"))
+            why = Problem(code="duplicate", message=f"it says the same as line {same}")
+        if row is None or why:
+            assert why is not None
+            dropped = f"{DROPPED}{why.message}"
+            yield Repaired(line=number, text=None, changes=(*changes, dropped), dropped=why.code)
             continue
         text = line if untouched else json.dumps(row, ensure_ascii=False).encode()
         yield Repaired(line=number, text=text.rstrip(b"\r\n") + b"\n", changes=tuple(changes))

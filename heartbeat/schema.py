@@ -1,7 +1,8 @@
 """Tool arguments held against the JSON schema that `tools` declares.
 
 The part of JSON Schema that function definitions use; `unchecked` names any keyword beyond it, so that none is passed
-over in silence. Meanings are those of draft 2020-12 (tests hold them against the package `jsonschema`).
+over in silence. Meanings are those of draft 2020-12 (tests hold them against the package `jsonschema`); `nullable`
+is OpenAPI's.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _DEEPEST = 32
 """Levels of schemas in schemas that are looked into; a `$ref` to itself ends here."""
 _ANNOTATIONS = frozenset(
     {"title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly", "strict"}
-    | {"$schema", "$id", "$comment", "$defs", "definitions", "format", "nullable"}
+    | {"$schema", "$id", "$comment", "$defs", "definitions", "format"}
 )
 """Keywords that say nothing which arguments could break."""
 _TYPES: Mapping[str, Callable[[Any], bool]] = {
@@ -61,6 +62,8 @@ def _mismatches(value: Any, schema: Any, root: Any, at: str, depth: int) -> Iter
     where = at or "the object"
     if "$ref" in schema:
         yield from _mismatches(value, _referred(schema["$ref"], root), root, at, depth + 1)
+    if value is None and schema.get("nullable") is True:
+        return
     types = schema.get("type")
     if types is not None:
         names = [types] if isinstance(types, str) else types if isinstance(types, list) else []
@@ -145,7 +148,7 @@ def _pattern(value: str, schema: Mapping[str, Any], where: str) -> Iterator[str]
 _KEYWORDS = frozenset(
     {"$ref", "type", "enum", "const", "properties", "required", "additionalProperties", "items", "minItems", "maxItems"}
     | {"minLength", "maxLength", "pattern", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
-    | {"allOf", "anyOf", "oneOf"}
+    | {"allOf", "anyOf", "oneOf", "nullable"}
 )
 
 

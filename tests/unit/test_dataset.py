@@ -101,6 +101,7 @@ def test_a_sound_row_has_no_findings(text: bytes) -> None:
 
 BAD = [
     (b"{x}", "not_json", "is not JSON: Expecting property name"),
+    (b'{"messages": ' + b"1" * 5000 + b"}", "not_json", "has a number of over 4300 digits; write it as a text"),
     (b'{"messages": NaN}', "not_json", "NaN is not a JSON number"),
     (b"[" * 100_000, "not_json", "nested too deeply"),
     (b"[" * 70 + b"]" * 70, "not_json", "nested over 64 levels deep"),

@@ -125,6 +125,11 @@ def test_a_schema_that_refers_to_itself_ends() -> None:
     assert mismatch({}, {"$ref": "#"}) is None
 
 
+def test_null_is_what_a_schema_calls_nullable() -> None:
+    assert mismatch({"a": None}, {"properties": {"a": {"type": "string", "nullable": True}}}) is None
+    assert mismatch({"a": None}, {"properties": {"a": {"type": "string", "nullable": False}}}) is not None
+
+
 def test_true_is_not_one_and_one_is_one_point_zero() -> None:
     assert mismatch(True, {"enum": [1]}) is not None
     assert mismatch([{"a": 1}], {"const": [{"a": True}]}) is not None
