@@ -61,7 +61,8 @@ SOUND = [
     line(user(), calling(call()), tool(""), calling(call()), tool("none"), assistant()),
     line(user(), assistant(tool_calls=None, weight=0), user(), assistant("Yes.", weight=1)),
     line({**user(), "name": "fan"}, assistant(), source="forum", tools=None),
-    # The card's style of row: a system prompt, a question, a routed call, its result and the answer.
+    # In the card's format ({"messages": [{"role": "system", …}, {"role": "user", …}, {"role": "assistant", …}]}); its
+    # own text is not available to us. With a routed call and its result, as Stanley's rows have them.
     json.dumps(
         {
             "messages": [
