@@ -489,7 +489,7 @@ class _Checker:
         figures["tokens"] += tokens
         figures["supervised_tokens"] += supervised_tokens
         figures["longest_row_tokens"] = max(figures["longest_row_tokens"], tokens)
-        problem = self._over_long(tokens)
+        problem = self._over_long(tokens) if tokens > self._max_length else None
         if problem:
             figures["over_long_rows"] += 1
             figures["over_long_tokens"] += tokens

@@ -12,8 +12,8 @@ from heartbeat.conversation import PLAIN, is_supervised
 from heartbeat.row_rules import Problem
 
 _AWS_KEY = ("an AWS access key", re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"))
-_AWS_SECRET = ("an AWS secret key", re.compile(r"secret_?access_?key\W{1,5}[A-Za-z0-9/+]{30,}", re.IGNORECASE))
-_GITHUB = ("a GitHub token", re.compile(r"\b(?:gh[opsur]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{50,})"))
+_AWS_SECRET = ("an AWS secret key", re.compile(r"secret_access_key\W{1,5}[A-Za-z0-9/+]{30,}", re.IGNORECASE))
+_GITHUB = ("a GitHub token", re.compile(r"\b(?:gh[oprs]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{50,})"))
 _PASSWORD = ("a password", re.compile(r"\bpassword\b['\"]?\s*[:=]\s*(?=\S*[\d!@#$%^&*])\S{4,}", re.IGNORECASE))
 _SECRETS: Mapping[bytes, tuple[str, re.Pattern[str]]] = {
     b"AKIA": _AWS_KEY,
@@ -25,16 +25,14 @@ _SECRETS: Mapping[bytes, tuple[str, re.Pattern[str]]] = {
     b"gho_": _GITHUB,
     b"ghr_": _GITHUB,
     b"ghs_": _GITHUB,
-    b"ghu_": _GITHUB,
     b"github_pat_": _GITHUB,
     b"xox": ("a Slack token", re.compile(r"\bxox[abeprs]-[A-Za-z0-9-]{10,}")),
     b"AIza": ("a Google API key", re.compile(r"\bAIza[A-Za-z0-9_-]{35}")),
     b"hf_": ("a Hugging Face token", re.compile(r"\bhf_[A-Za-z0-9]{30,}")),
     b"eyJ": ("a JSON web token", re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}")),
-    b"ecret": _AWS_SECRET,
-    b"ECRET": _AWS_SECRET,
+    b"ret_": _AWS_SECRET,
+    b"RET_": _AWS_SECRET,
     b"assword": _PASSWORD,
-    b"ASSWORD": _PASSWORD,
 }
 """What must be in what is said -> what it then may be, and the form of it. Bytes are found at memory's speed."""
 _PIECES: Mapping[bytes, bytes] = {
@@ -47,6 +45,7 @@ _PIECES: Mapping[bytes, bytes] = {
     b"gho_": b"ho_",
     b"ghr_": b"hr_",
     b"github_pat_": b"ub_",
+    b"RET_": b"ET_",
     b"hf_": b"hf_",
     b"eyJ": b"eyJ",
 }
@@ -70,6 +69,12 @@ _REFUSAL = re.compile(
     r"|je n'ai pas accès\b|je dois (?:refuser|décliner)))"
 )
 """English and French. It reads how an answer begins, in small letters; a refusal in other words is not told."""
+_REFUSALS_BEGIN = frozenset(
+    written
+    for begin in ("i ", "i'", "i\u2019", "we", "as", "so", "ve", "re", "un", "no", "bu", "en", "je", "dé", "vr", "ma")
+    for written in (begin, begin.capitalize(), begin.upper())
+)
+"""What _REFUSAL matches begins with one of these, or with no letter: few answers have to be read."""
 _BEGIN_CHARACTERS = 120
 
 _COMMON = {
@@ -117,8 +122,10 @@ def doubts(row: Mapping[str, Any], said: bytes) -> Iterator[Problem]:
     if places:
         yield from _leaks(places, suspected)
     for i, message in enumerate(row["messages"]):
-        content = message.get("content")
-        if content and is_supervised(message) and _REFUSAL.match(_plain(content[:_BEGIN_CHARACTERS])):
+        content = message.get("content") if message["role"] == "assistant" else None
+        if not content or (content[:2] not in _REFUSALS_BEGIN and content[0].isalpha()):
+            continue
+        if is_supervised(message) and _REFUSAL.match(_plain(content[:_BEGIN_CHARACTERS])):
             fix = "too many of these teach refusing; keep only those that are meant"
             yield _warning("refusal", f"messages[{i}] answers with a refusal ({_begin(content)}); {fix}")
             break
@@ -131,11 +138,8 @@ def suspects(said: bytes) -> list[tuple[str, re.Pattern[str]]]:
         or b"xox" in said
         or b"AIza" in said
         or b"ghs_" in said
-        or b"ghu_" in said
         or b"assword" in said
-        or b"ASSWORD" in said
-        or b"ecret" in said
-        or b"ECRET" in said
+        or b"ret_" in said
     ):
         return list(dict.fromkeys(entry for needle, entry in _SECRETS.items() if needle in said))
     return []
