@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import processor
-from heartbeat import dataset
+from heartbeat import dataset, json_lines
 from heartbeat.cli import vocabulary
 from heartbeat.row_rules import ROLES
 
@@ -60,8 +60,8 @@ def measure(file: Path, mode: str) -> dict[str, Any]:
     """One pass over `file`. Loading the vocabulary is not counted in its seconds, but in its memory."""
     counter = vocabulary.counter() if mode in ("tokens", "all") else None
     started = time.process_time()
-    with file.open("rb") as lines:
-        found = dataset.check(lines, counter=counter, near_duplicates=mode in ("near", "all"))
+    with file.open("rb") as opened:
+        found = dataset.check(json_lines.lines(opened), counter=counter, near_duplicates=mode in ("near", "all"))
     seconds = time.process_time() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {

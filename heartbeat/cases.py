@@ -26,7 +26,7 @@ class Case:
     conversation: int
     """Which of the held-out rows, counted from 0. Turns of one row are not independent: they share this number."""
     row: str
-    """Beginning of the row's fingerprint: names the row wherever it stands in the file."""
+    """As `name_of` names it."""
     turn: int
     """Index of the expected message in the row's `messages`."""
     prompt: Sequence[Message]
@@ -98,10 +98,15 @@ def expected_text(case: Case) -> str:
     return chat.text_of(pieces[before:]).removesuffix(chat.END_OF_TURN)
 
 
+def name_of(row: Row) -> str:
+    """Beginning of a sound row's fingerprint, which names it wherever it stands in its file."""
+    return conversation.fingerprint(row).hex()[:12]
+
+
 def _cases(row: Row, number: int, tools: Tools) -> Iterator[Case]:
     messages = row["messages"]
     own = _declared(row)
-    name = conversation.fingerprint(row).hex()[:12]
+    name = name_of(row)
     for turn, message in enumerate(messages):
         if turn and conversation.is_supervised(message):
             yield Case(

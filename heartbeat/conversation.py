@@ -18,9 +18,12 @@ import functools
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
+
+from heartbeat.json_lines import MOST_BYTES
 
 Row = dict[str, Any]
 
@@ -32,13 +35,18 @@ to 4.3 (the English system prompts); other languages and code will differ."""
 TOKENS_PER_MESSAGE = 5
 """Around a message: Llama 4's header (two special tokens, the role, a line break) and its end of turn."""
 
+UTF8_BOM = b"\xef\xbb\xbf"
+LIST_OF_ROWS = (
+    "is a JSON list of rows; write one object a line, as `jq -c '.[]' FILE > FILE.jsonl` does of a whole file"
+)
 _DEEPEST = 64  # Levels of nesting; a chat has seven, and its tools' schemas a few more.
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class RowError(ValueError):
-    """A line that is no row at all; `code` is "encoding", "not_json", "duplicate_key" or "not_an_object"."""
+    """A line that is no row at all; `code` is "encoding", "not_json", "duplicate_key", "not_an_object" or
+    "line_too_long"."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -59,12 +67,18 @@ class Length:
 
 def parse(line: bytes) -> Row:
     """The row that a line holds. Raises RowError for what is not one JSON object in UTF-8."""
+    if len(line) > MOST_BYTES:
+        raise RowError("line_too_long", f"is over {MOST_BYTES >> 20} MiB; write one conversation a line")
+    if line.startswith(UTF8_BOM):
+        raise RowError("encoding", "starts with a byte-order mark; save the file as UTF-8 without BOM")
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
         byte = f"byte 0x{line[error.start]:02x} at {error.start}"
         raise RowError("encoding", f"{byte} is not UTF-8; save the file as UTF-8") from None
     row = loads(text)
+    if isinstance(row, list) and row and isinstance(row[0], dict) and "messages" in row[0]:
+        raise RowError("not_an_object", LIST_OF_ROWS)
     if not isinstance(row, dict):
         raise RowError("not_an_object", f'is {kind(row)}; write one object a line: {{"messages": […]}}')
     return row
@@ -86,9 +100,15 @@ def _value(text: str, decoder: json.JSONDecoder) -> Any:
     except RecursionError:
         raise RowError("not_json", "is nested too deeply; write one JSON object a line") from None
     except json.JSONDecodeError as error:
+        if error.pos >= len(text.rstrip()):
+            fix = "write the whole object on one line, without line breaks"
+            raise RowError("not_json", f"is not JSON: it ends before the object does; {fix}") from None
         place = f"{error.msg} at column {error.colno}"
         raise RowError("not_json", f"is not JSON: {place}; write one JSON object a line") from None
     except ValueError as error:
+        if "set_int_max_str_digits" in str(error):
+            most = sys.get_int_max_str_digits()
+            raise RowError("not_json", f"has a number of over {most} digits; write it as a text, or shorter") from None
         raise RowError("not_json", f"is not JSON: {error}; write one JSON object a line") from None
     # Counting is quick, and most rows have fewer brackets than the levels that are allowed.
     if text.count("{") + text.count("[") > _DEEPEST and not _is_shallow(value, _DEEPEST):

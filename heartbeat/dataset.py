@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,23 +11,28 @@ from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from typing import Any, Protocol
 
-from heartbeat import conversation, packing, plain_rows
+from heartbeat import conversation, json_lines, packing, plain_rows
 from heartbeat.conversation import Length, Row
 from heartbeat.doubts import doubts, language
 from heartbeat.held_out import is_held_out_by
-from heartbeat.job import FineTuneJob
+from heartbeat.job import LONGEST, FineTuneJob
 from heartbeat.plain_rows import Facts
 from heartbeat.row_rules import Problem, Severity, problems
 from heartbeat.similar import NearRows, SeenRows
 
-_UTF8_BOM = b"\xef\xbb\xbf"
 _OTHER_FORMATS = {
     b"\xff\xfe": "is UTF-16; save the file as UTF-8",
     b"\xfe\xff": "is UTF-16; save the file as UTF-8",
+    b"{\0": "is UTF-16; save the file as UTF-8",
+    b"\0{": "is UTF-16; save the file as UTF-8",
     b"\x1f\x8b": "is gzip; upload the file unpacked",
     b"PAR1": "is Parquet; export it as JSON lines",
     b"PK\x03\x04": "is a zip archive; upload the .jsonl file in it",
 }
+"""How a file begins that has no lines of JSON, and what is said of it."""
+_LIST_BEGINS = re.compile(rb"\s*\[\s*(?:\{|$)")
+OTHER_FORMAT = "other_format"
+"""The code of a file that is no JSON lines at all."""
 
 
 class DatasetError(ValueError):
@@ -122,7 +128,8 @@ class DatasetStats:
     length_quantiles: Sequence[int]
     """Tokens of rows that stand for all that are not over-long (`packing.quantiles`): how well a step can be packed."""
     own_held_out_rows: int = 0
-    """Sound rows of a held-out file; 0 where there is none, and part of the dataset is held out."""
+    """Sound rows of a held-out file, without those that are over-long or repeat a training row; 0 where there is none,
+    and part of the dataset is held out."""
     sha256: str
     """Of the file's bytes, hexadecimal."""
 
@@ -196,45 +203,48 @@ class DatasetReport:
 def check(
     lines: Iterable[bytes],
     *,
+    job: FineTuneJob | None = None,
     max_findings: int = 100,
-    max_length: int = FineTuneJob.max_length,
     counter: Counts | None = None,
     near_duplicates: bool = False,
-    held_out: Iterable[bytes] = (),
-    held_out_fraction: float = FineTuneJob.held_out_fraction,
-    seed: int = FineTuneJob.seed,
+    held_out: Iterable[bytes] | None = None,
 ) -> DatasetReport:
     """Checks a dataset in one pass, and a held-out file against it; never raises for what the lines hold.
 
-    `lines` come with or without their ends (digest and size are of what is given: keep the ends for the file's own).
-    Without a `counter` tokens are estimated. Memory does not grow with the dataset: 24 MiB, 132 MiB more with
-    `near_duplicates`, the longest line some ten times over, and `max_findings` errors and as many warnings.
+    `job` is the run that it is for (the card's where None): its MAX_LENGTH, HELD_OUT_FRACTION and SEED count.
+    `lines` come with or without their ends (digest and size are of what is given: keep the ends for the file's own);
+    of a file's those of `json_lines.lines`. Without a `counter` tokens are estimated. Memory does not grow with the
+    dataset: 24 MiB, 132 MiB more with `near_duplicates`, the longest line some ten times over (json_lines.MOST_BYTES
+    at most), and `max_findings` errors and as many warnings.
     """
     checker = _Checker(
+        job=job or FineTuneJob(),
         max_findings=max_findings,
-        max_length=max_length,
         counter=counter,
         near=NearRows() if near_duplicates else None,
-        split=(held_out_fraction, seed),
     )
-    for number, line in enumerate(lines, start=1):
+    for number, line in json_lines.numbered(checker.weighed(lines)):
         checker.add(number, line)
-    for number, line in enumerate(held_out, start=1):
-        checker.compare(number, line)
+    if held_out is not None:
+        checker.compare_all(held_out)
     return checker.report()
 
 
 def read(lines: Iterable[bytes]) -> Iterator[Row]:
     """The rows of a dataset, one by one. Raises DatasetError at the first line with an error."""
-    for number, line in enumerate(lines, start=1):
-        text = line.removeprefix(_UTF8_BOM) if number == 1 else line
-        if not text.strip():
+    return (row for _, row in read_numbered(lines))
+
+
+def read_numbered(lines: Iterable[bytes]) -> Iterator[tuple[int, Row]]:
+    """The same with their lines, from 1."""
+    for number, line in json_lines.numbered(lines):
+        if not line.strip():
             continue
-        row, found = _examine(text)
+        row, found = _examine(line)
         errors = [problem for problem in found if problem.severity == "error"]
         if row is None or errors:
             raise DatasetError(f"line {number}: {errors[0].message}")
-        yield row
+        yield number, row
 
 
 def _examine(line: bytes) -> tuple[Row | None, list[Problem]]:
@@ -259,8 +269,11 @@ _LANGUAGE_ROWS, _LANGUAGE_STEP = 2_000, 10
 """Of so many sound rows, and of every tenth after them, the language is told: shares to a point or two, and files that
 are sorted by language are told as well; of all rows it would take a fifth of the time."""
 _MANY_QUESTIONS = 9
+_NO_ROWS = "has no rows; write one JSON object a line"
 _RARE_SHARE = 0.05
 """A tool with a smaller share of all calls is called rare."""
+_PLAIN_SHARE = 1 / 8
+"""Where fewer of the rows call no tool, a model that always calls one is right in nearly all."""
 
 
 class _Names(Counter[str]):
@@ -285,6 +298,14 @@ class _Strata:
             self.held_out[counted] += 1
 
 
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count:,} times"
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count:,} rows"
+
+
 def _questions(count: int) -> str:
     return str(count) if count < _MANY_QUESTIONS else f"{_MANY_QUESTIONS} or more"
 
@@ -295,15 +316,14 @@ class _Checker:
     def __init__(
         self,
         *,
+        job: FineTuneJob,
         max_findings: int,
-        max_length: int,
         counter: Counts | None,
         near: NearRows | None,
-        split: tuple[float, int],
     ) -> None:
-        self._max_findings, self._max_length, self._near = max_findings, max_length, near
+        self._max_findings, self._max_length, self._near = max_findings, job.max_length, near
         self._counter = counter
-        self._split = split
+        self._split = job.held_out_fraction, job.seed
         self._findings: list[Finding] = []
         self._kept: Counter[Severity] = Counter()
         self._severities: Counter[Severity] = Counter()
@@ -316,20 +336,27 @@ class _Checker:
         self._tools, self._declared, self._systems = _Names(), _Names(), _Names()
         self._strata = {"routes": _Strata(), "languages": _Strata(), "questions": _Strata()}
         self._held_out = self._near_duplicates = self._left_out = 0
+        self._is_other_format = False
+
+    def weighed(self, lines: Iterable[bytes]) -> Iterator[bytes]:
+        """The same lines, or pieces of them, once their bytes are counted."""
+        figures = self._figures
+        for line in lines:
+            self._digest.update(line)
+            figures["bytes"] += len(line)
+            yield line
 
     def add(self, number: int, line: bytes) -> None:
-        self._digest.update(line)
-        figures = self._figures
-        figures["bytes"] += len(line)
-        text = self._first(line) if number == 1 else line
-        if not text or text.isspace():
+        if number == 1:
+            self._is_other_format = self._begins_otherwise(line)
+        if self._is_other_format or not line or line.isspace():
             return
-        figures["rows"] += 1
-        plain = plain_rows.read(text)
+        self._figures["rows"] += 1
+        plain = plain_rows.read(line)
         if plain:
             row, facts = plain
         else:
-            examined, found = _examine(text)
+            examined, found = _examine(line)
             for problem in found:
                 self._find(number, problem)
             if examined is None or not _is_sound(found):
@@ -341,27 +368,49 @@ class _Checker:
             self._find(number, problem)
         self._compare(number, row, facts.fingerprint, held_out)
 
-    def compare(self, number: int, line: bytes) -> None:
-        """A line of the held-out file: its own errors, and whether it was trained on."""
-        text = self._first(line, held_out=True) if number == 1 else line
-        if not text or text.isspace():
-            return
-        row, found = _examine(text)
+    def compare_all(self, held_out: Iterable[bytes]) -> None:
+        """A held-out file. One that leaves no row to judge by is an error."""
+        rows = sound = 0
+        for number, line in json_lines.numbered(held_out):
+            if number == 1 and self._begins_otherwise(line, held_out=True):
+                return
+            if line and not line.isspace():
+                rows += 1
+                sound += self._compare_held_out(number, line)
+        if not rows:
+            self._find(0, Problem(code="empty_file", message=_NO_ROWS), held_out=True)
+        elif sound and not self._figures["own_held_out_rows"]:
+            fix = "give it rows that are neither too long nor trained on"
+            message = f"has no row left to judge by, of {sound:,} that are sound; {fix}"
+            self._find(0, Problem(code="no_held_out_row", message=message), held_out=True)
+
+    def _compare_held_out(self, number: int, line: bytes) -> bool:
+        """A line of the held-out file: its own errors, and whether it was trained on. Returns whether it is sound."""
+        row, found = _examine(line)
         for problem in found:
             self._find(number, problem, held_out=True)
         if row is None or not _is_sound(found):
-            return
-        self._figures["own_held_out_rows"] += 1
+            return False
+        tokens = (self._counter.length(row) if self._counter else conversation.length(row)).tokens
+        useless = self._over_long(tokens) or self._overlap(row)
+        if useless:
+            self._find(number, useless, held_out=True)
+        else:
+            self._figures["own_held_out_rows"] += 1
+        return True
+
+    def _overlap(self, row: Row) -> Problem | None:
         same = self._seen.first(conversation.fingerprint(row), 0)
         near = None if same or self._near is None else self._near.find(row, 0, remember=False)
-        if same or near:
-            how = f"is line {same}" if same else f"nearly repeats line {(near or 0) >> 1}"
-            message = f"{how} of the training file, so it cannot tell what was learned; drop one of them"
-            self._find(number, Problem(code="overlap", severity="warning", message=message), held_out=True)
+        if not (same or near):
+            return None
+        how = f"is line {same}" if same else f"nearly repeats line {(near or 0) >> 1}"
+        why = "so it cannot tell what was learned and is not judged by; drop one of them"
+        return Problem(code="overlap", severity="warning", message=f"{how} of the training file, {why}")
 
     def report(self) -> DatasetReport:
-        if not self._figures["rows"]:
-            self._find(0, Problem(code="empty_file", message="has no rows; write one JSON object a line"))
+        if not self._figures["rows"] and not self._is_other_format:
+            self._find(0, Problem(code="empty_file", message=_NO_ROWS))
         for problem in self._of_the_file():
             self._find(0, problem)
         stats: dict[str, Any] = {
@@ -397,15 +446,15 @@ class _Checker:
             left_out_rows=self._left_out if self._near else None,
         )
 
-    def _first(self, line: bytes, *, held_out: bool = False) -> bytes:
-        """The first line without what marks another format, or an encoding, which is found here."""
-        for magic, message in _OTHER_FORMATS.items():
-            if line.startswith(magic):
-                self._find(1, Problem(code="encoding", message=message), held_out=held_out)
-        if line.startswith(_UTF8_BOM):
-            message = "starts with a byte-order mark; save the file as UTF-8 without BOM"
-            self._find(1, Problem(code="encoding", message=message), held_out=held_out)
-        return line.removeprefix(_UTF8_BOM)
+    def _begins_otherwise(self, first: bytes, *, held_out: bool = False) -> bool:
+        """Whether a file with this first line is no JSON lines: found once, since every line of it would be wrong."""
+        message = next((said for magic, said in _OTHER_FORMATS.items() if first.startswith(magic)), None)
+        # A list that ends on its line may be a row in another form: the rules say what is wrong with it.
+        if message is None and _LIST_BEGINS.match(first) and not first.rstrip().endswith(b"]"):
+            message = conversation.LIST_OF_ROWS
+        if message is not None:
+            self._find(1, Problem(code=OTHER_FORMAT, message=message), held_out=held_out)
+        return message is not None
 
     def _find(self, line: int, problem: Problem, *, held_out: bool = False) -> None:
         severity = problem.severity
@@ -444,16 +493,23 @@ class _Checker:
         figures["tokens"] += tokens
         figures["supervised_tokens"] += supervised_tokens
         figures["longest_row_tokens"] = max(figures["longest_row_tokens"], tokens)
-        if tokens > self._max_length:
+        problem = self._over_long(tokens) if tokens > self._max_length else None
+        if problem:
             figures["over_long_rows"] += 1
             figures["over_long_tokens"] += tokens
-            message = (
-                f"is {'' if self._counter else 'about '}{tokens:,} tokens, over MAX_LENGTH={self._max_length}, "
-                "and would be left out; shorten it or raise MAX_LENGTH"
-            )
-            self._find(number, Problem(code="over_long", severity="warning", message=message))
+            self._find(number, problem)
         else:
             self._lengths[tokens] += 1
+
+    def _over_long(self, tokens: int) -> Problem | None:
+        if tokens <= self._max_length:
+            return None
+        fix = "shorten it or raise MAX_LENGTH" if tokens <= LONGEST else f"shorten it: no run takes over {LONGEST:,}"
+        message = (
+            f"is {'' if self._counter else 'about '}{tokens:,} tokens, over MAX_LENGTH={self._max_length}, "
+            f"and would be left out; {fix}"
+        )
+        return Problem(code="over_long", severity="warning", message=message)
 
     def _compare(self, number: int, row: Row, fingerprint: bytes, held_out: bool) -> None:
         same = self._seen.first(fingerprint, number)
@@ -486,12 +542,17 @@ class _Checker:
         calls = self._tools.total()
         for name, rows in self._declared.items():
             if name not in self._tools:
-                message = f"declares {name!r} in {rows:,} rows and never calls it; add rows that do, or drop the tool"
+                message = f"declares {name!r} in {_rows(rows)} and never calls it; add rows that do, or drop the tool"
                 yield Problem(code="tool_imbalance", severity="warning", message=message)
         for name, times in self._tools.items():
             if len(self._tools) > 1 and times < _RARE_SHARE * calls:
-                message = f"calls {name!r} {times:,} times of {calls:,}: too rare to learn when; add rows that do"
+                message = f"calls {name!r} {_times(times)} of {calls:,}: too rare to learn when; add rows that do"
                 yield Problem(code="tool_imbalance", severity="warning", message=message)
         if calls and not routes["none"]:
             message = "calls a tool in every row: it cannot teach when to answer without; add rows without a call"
+            yield Problem(code="tool_imbalance", severity="warning", message=message)
+        elif calls and routes["none"] < _PLAIN_SHARE * routes.total():
+            called = routes.total() - routes["none"]
+            fix = "too few without a call to learn when to answer without; add some"
+            message = f"calls a tool in {called:,} of {routes.total():,} rows: {fix}"
             yield Problem(code="tool_imbalance", severity="warning", message=message)

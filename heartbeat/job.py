@@ -19,6 +19,8 @@ MAX_RUNTIME_LIMIT_SECONDS = 28 * 24 * 3600
 """The longest MaxRuntimeInSeconds that SageMaker takes: 28 days."""
 DEFAULTS_SOURCE = "the card"
 
+LONGEST = 8191
+"""The most that MAX_LENGTH may be, in tokens."""
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
 _INJECTED_PREFIX = "sagemaker_"  # SageMaker and its SDK add names of their own to hyperparameters.json.
 
@@ -73,7 +75,7 @@ class FineTuneJob:
         4096,
         whole=True,
         at_least=32,
-        at_most=8191,
+        at_most=LONGEST,
         why="Llama 4 attends in chunks of 8,192 and scales its NoPE layers from row 8,191 on",
     )
     """Tokens in a packed sequence, and the most that a conversation may have."""

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from heartbeat import conversation, row_rules, schema
 from heartbeat.conversation import BYTES_PER_TOKEN, CANONICAL, PLAIN, TOKENS_PER_MESSAGE, Row
+from heartbeat.json_lines import MOST_BYTES
 from heartbeat.tool_calls import why_call_unreadable
 
 _DEEPEST = 32
@@ -70,6 +71,8 @@ def facts_of(row: Row) -> Facts:
 
 def read(line: bytes) -> tuple[Row, Facts] | None:
     """The row that a line holds, if it breaks no rule, not even one that only warns; None where that is not certain."""
+    if len(line) > MOST_BYTES:
+        return None
     try:
         text = line.decode()
         row, end = _DECODER.raw_decode(text)

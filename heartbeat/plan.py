@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Any, Literal
 
-from heartbeat import calibration
+from heartbeat import calibration, score_gate
 from heartbeat.calibration import Calibration
 from heartbeat.candidates import Candidate, Request
 from heartbeat.card import INSTANCE_TYPES as INSTANCE_TYPES
@@ -20,7 +20,6 @@ from heartbeat.card import card_truth_table as card_truth_table
 from heartbeat.catalog import Catalog, Instance
 from heartbeat.dataset import DatasetStats
 from heartbeat.durations import about
-from heartbeat.gate import Thresholds
 from heartbeat.job import FineTuneJob
 from heartbeat.scout import ModelShape
 from heartbeat.serving_plan import ServingPlan as ServingPlan
@@ -121,7 +120,8 @@ def plan_run(
     `tokens_per_second`: the user's own rates of whole instances. `quotas`: training jobs that the account may run on
     each type at a time (0 where it is left out); None: not checked. `measured`: the stored benchmarks where None.
     `assumed`: what comes before and after the steps. `today` tells which prices are old.
-    Raises UnknownInstance for a type that the catalogue lacks, ValueError for a rate of 0 or less.
+    Raises UnknownInstance for a type that the catalogue lacks, ValueError for a rate of 0 or less and for statistics
+    that were counted for another MAX_LENGTH.
     """
     for name, rate in (tokens_per_second or {}).items():
         catalog.get(name)
@@ -308,7 +308,7 @@ def _warnings(request: Request, candidates: Sequence[Candidate], use_spot: bool)
             f"MAX_STEPS={job.max_steps} passes over these {work.training_rows:,} training rows {work.passes:,.0f} "
             f"times, and would learn them by heart; MAX_STEPS={enough} passes {MANY_PASSES} times"
         )
-    needed = Thresholds().min_rows
+    needed = score_gate.load().loss.min_rows
     if work.heldout_rows < needed:
         found.append(
             f"about {work.heldout_rows} rows will be held out, and the quality gate needs {needed}: it would "
@@ -321,8 +321,6 @@ def _warnings(request: Request, candidates: Sequence[Candidate], use_spot: bool)
         )
     if stats.over_long_rows:
         found.append(f"{stats.over_long_rows:,} of {stats.rows:,} rows are over MAX_LENGTH and are left out")
-    elif stats.longest_row_tokens > job.max_length:
-        found.append(f"the longest row has about {stats.longest_row_tokens} tokens, over MAX_LENGTH={job.max_length}")
     unknown = [c.instance_type for c in candidates if c.usd_spot is None]
     if use_spot and unknown:
         of = "" if len(unknown) == len(candidates) else f" of {', '.join(unknown)}"

@@ -6,16 +6,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from heartbeat import gate, score_gate
+from heartbeat import gate, held_out_loss, score_gate
 from heartbeat.gate import Verdict
 from heartbeat.score_gate import Rules
 
 _SHOWN_CHARACTERS = 1000
+_SHOWN_LINES = 10
 
 
 def verdict(metrics: Mapping[str, Any], scores: Mapping[str, Any], rules: Rules | None = None) -> Verdict:
     """Judges a run by its metrics.json and its scores.json: both must pass. Never raises for what is missing."""
-    both = (gate.verdict(metrics), score_gate.verdict(scores, rules))
+    rules = rules or score_gate.load()
+    both = (gate.verdict(metrics, rules.loss), score_gate.verdict(scores, rules))
     passed = all(one.passed for one in both)
     # What failed, or else all that passed.
     reasons = tuple(reason for one in both if passed or not one.passed for reason in one.reasons)
@@ -23,10 +25,26 @@ def verdict(metrics: Mapping[str, Any], scores: Mapping[str, Any], rules: Rules 
 
 
 def record(metrics: Mapping[str, Any], scores: Mapping[str, Any], rules: Rules | None = None) -> dict[str, Any]:
-    """What gate.json holds: the verdict, a table of the metrics, and the scores with their transcripts."""
+    """What gate.json holds: the verdict, loss and perplexity, a table of the metrics, the scores with transcripts."""
+    rules = rules or score_gate.load()
     found = verdict(metrics, scores, rules)
     table = score_gate.table(scores, rules)
-    return {**found.to_dict(), "summary": summary(found, table), "table": table, "scores": dict(scores)}
+    return {
+        **found.to_dict(),
+        "summary": summary(found, table),
+        "loss": _loss(metrics, rules),
+        "table": table,
+        "scores": dict(scores),
+    }
+
+
+def _loss(metrics: Mapping[str, Any], rules: Rules) -> dict[str, Any]:
+    """Loss and perplexity with their intervals, and what became of the bound; empty where they were not measured."""
+    loss, perplexity = (dict(held_out_loss.of_metrics(metrics, name)) for name in ("loss", "perplexity"))
+    if not loss or not perplexity:
+        return {}
+    bound = {"max_ratio": rules.loss.max_ratio, "outcome": gate.outcome(metrics, rules.loss)}
+    return {"loss": {**loss, **bound}, "perplexity": perplexity}
 
 
 def summary(found: Verdict, table: Sequence[Mapping[str, Any]]) -> str:
@@ -60,6 +78,15 @@ def _short(row: Mapping[str, Any]) -> str:
 
 def failure(gate_record: Mapping[str, Any], where: str) -> str:
     """The error of a run that did not pass, from `record`; `where`: the URI of gate.json."""
-    rows = gate_record["scores"].get("failed_rows")
-    kept = f". Transcripts of the {rows} held-out rows that failed: {where}" if rows else f". Details: {where}"
-    return f"{gate_record['summary']}{kept}"
+    scores = gate_record["scores"]
+    rows, shown = scores.get("failed_rows") or (), scores.get("failures") or ()
+    if not rows:
+        return f"{gate_record['summary']}. Details: {where}"
+    kept = f"all of them, and transcripts of {len(shown)} of their turns: {where}"
+    return f"{gate_record['summary']}. {len(rows)} held-out rows failed{_lines(rows)}; {kept}"
+
+
+def _lines(rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = [str(row["line"]) for row in rows if row["line"] is not None]
+    shown = ", ".join(lines[:_SHOWN_LINES] + (["…"] if len(lines) > _SHOWN_LINES else []))
+    return f" (lines {shown})" if lines else ""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from heartbeat import conversation
-from heartbeat.conversation import Row, RowError
-from heartbeat.row_rules import OTHER_ROLES, ROLES, problems
+from heartbeat import conversation, json_lines
+from heartbeat.conversation import UTF8_BOM, Row, RowError
+from heartbeat.row_rules import Problem, meant_role, problems
 from heartbeat.similar import SeenRows
 
-_UTF8_BOM = b"\xef\xbb\xbf"
+DROPPED = "dropped it: "
+"""How the last change of a dropped line begins."""
+_UTF8_BEYOND_ASCII = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,64 +29,85 @@ class Repaired:
     """What to write, its end included; None for a line that is dropped. A sound row is written as it was."""
     changes: tuple[str, ...]
     """What was done, in words; empty where nothing was."""
+    dropped: str | None = None
+    """Of a dropped line the code of what is wrong with it, as the check's findings have."""
 
 
 def repair(lines: Iterable[bytes]) -> Iterator[Repaired]:
     """Line by line, blank ones left away. Memory: the longest line, and 24 MiB to tell duplicates."""
     seen = SeenRows()
-    for number, line in enumerate(lines, start=1):
+    for number, line in json_lines.numbered(lines):
         changes: list[str] = []
-        if number == 1 and line.startswith(_UTF8_BOM):
-            line = line.removeprefix(_UTF8_BOM)
+        if line.startswith(UTF8_BOM):
+            line = line.removeprefix(UTF8_BOM)
             changes.append("took away the byte-order mark")
         if not line.strip():
             continue
-        row, untouched = _read(line, changes)
-        why = None
-        if row is None:
-            why = "it is no JSON object"
-        else:
+        row, untouched, why = None, False, None
+        try:
+            row, untouched = _read(line, changes)
+        except RowError as error:
+            why = Problem(code=error.code, message=str(error))
+        if row is not None:
             before = len(changes)
             row = _row(row, changes)
             untouched = untouched and len(changes) == before
-            why = next((problem.message for problem in problems(row) if problem.severity == "error"), None)
-        if row is None or why:
-            yield Repaired(line=number, text=None, changes=(*changes, f"dropped it: {why}"))
-            continue
-        same = seen.first(conversation.fingerprint(row), number)
+            why = next((problem for problem in problems(row) if problem.severity == "error"), None)
+        same = seen.first(_lesson(row), number) if row is not None and not why else None
         if same:
-            yield Repaired(line=number, text=None, changes=(*changes, f"dropped it: it says the same as line {same}"))
+            why = Problem(code="duplicate", message=f"it says the same as line {same}")
+        if row is None or why:
+            assert why is not None
+            dropped = f"{DROPPED}{why.message}"
+            yield Repaired(line=number, text=None, changes=(*changes, dropped), dropped=why.code)
             continue
         text = line if untouched else json.dumps(row, ensure_ascii=False).encode()
         yield Repaired(line=number, text=text.rstrip(b"\r\n") + b"\n", changes=tuple(changes))
 
 
-def _read(line: bytes, changes: list[str]) -> tuple[Row | None, bool]:
-    """The row, and whether the line may be written as it is."""
+def _read(line: bytes, changes: list[str]) -> tuple[Row, bool]:
+    """The row, and whether the line may be written as it is. Raises RowError where reading it would take a guess."""
     try:
         return conversation.parse(line), True
     except RowError as error:
-        code = error.code
-    text, encoding = None, "utf-8"
-    if code == "encoding":
-        encoding = "cp1252"
-    elif code != "duplicate_key":
-        return None, False
+        if error.code not in ("encoding", "duplicate_key"):
+            raise
+        fault = error
+    text, is_utf8 = _decoded(line)
+    if fault.code == "encoding" and is_utf8:
+        raise fault  # half a surrogate pair, of which nobody knows the other half
     try:
-        text = line.decode(encoding)
         row = json.loads(text)
+        written = json.dumps(row, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
-        return None, False
-    if not isinstance(row, dict):
-        return None, False
-    if code == "encoding":
+        raise fault from None
+    if not is_utf8:
         changes.append("read it as Windows-1252 and wrote UTF-8")
-    else:
+    if fault.code == "duplicate_key":
         changes.append("kept the last of keys that were there twice")
-    try:  # What is written must be what every tool reads alike.
-        return conversation.parse(json.dumps(row, ensure_ascii=False).encode()), False
-    except (RowError, UnicodeEncodeError):
-        return None, False
+    return conversation.parse(written), False  # What is written must be what every tool reads alike.
+
+
+def _decoded(line: bytes) -> tuple[str, bool]:
+    """The text, and whether the line is UTF-8; else it is read as Windows-1252. Raises RowError where it is neither."""
+    try:
+        return line.decode(), True
+    except UnicodeDecodeError as error:
+        byte = f"byte 0x{line[error.start]:02x} at {error.start}"
+    if _UTF8_BEYOND_ASCII.search(line):
+        # As Windows-1252 its other characters would come out as two or three wrong ones each.
+        raise RowError("encoding", f"{byte} is not UTF-8, as the rest is: the character is lost")
+    try:
+        return line.decode("cp1252"), False
+    except UnicodeDecodeError:
+        raise RowError("encoding", f"{byte} is neither UTF-8 nor Windows-1252") from None
+
+
+def _lesson(row: Row) -> bytes:
+    """Digest of all that a sound row teaches: what it says, which turns count, and the tools that it declares."""
+    weights = [conversation.is_supervised(message) for message in row["messages"]]
+    more = conversation.CANONICAL.encode([weights, row.get("tools")])
+    return hashlib.sha256(conversation.said(row) + more.encode()).digest()
 
 
 def _row(row: Row, changes: list[str]) -> Row:
@@ -110,9 +135,10 @@ def _sharegpt(one: Any) -> Any:
 def _message(message: Mapping[str, Any], changes: list[str]) -> dict[str, Any]:
     found = dict(message)
     role = found.get("role")
-    if isinstance(role, str) and role not in ROLES and role in OTHER_ROLES:
-        found["role"] = OTHER_ROLES[role]
-        changes.append(f"wrote role {role!r} as {found['role']!r}")
+    meant = meant_role(role)
+    if meant and meant != role:
+        found["role"] = meant
+        changes.append(f"wrote role {role!r} as {meant!r}")
     if isinstance(found.get("weight"), bool):
         found["weight"] = int(found["weight"])
         changes.append("wrote weight as a number")
@@ -125,7 +151,28 @@ def _message(message: Mapping[str, Any], changes: list[str]) -> dict[str, Any]:
         del found["function_call"]
         found["tool_calls"] = [{"type": "function", "function": call}]
         changes.append("wrote function_call as tool_calls")
+    if isinstance(found.get("tool_calls"), list):
+        found["tool_calls"] = [_call(call, changes) for call in found["tool_calls"]]
     return found
+
+
+def _call(call: Any, changes: list[str]) -> Any:
+    function = call.get("function") if isinstance(call, dict) else None
+    given = function.get("arguments") if isinstance(function, dict) else None
+    if not isinstance(given, str):
+        return call
+    arguments = given
+    if not given.strip():
+        arguments = "{}"
+        changes.append("wrote {} for a call's empty arguments")
+    else:
+        try:
+            conversation.loads(given)
+        except RowError as error:
+            if error.code == "duplicate_key":
+                arguments = json.dumps(json.loads(given), ensure_ascii=False)
+                changes.append("kept the last of keys that were there twice in a call's arguments")
+    return call if arguments == given else {**call, "function": {**call["function"], "arguments": arguments}}
 
 
 def _is_text(part: Any) -> bool:

@@ -26,18 +26,39 @@ def sections(gate: Record) -> Iterator[tuple[str, str]]:
     if gate.get("table"):
         table = _metrics(gate["table"]) + _asked(scores.get("asked") or {})
         reasons = f"<details><summary>In words</summary>{reasons}</details>"
-    yield f"Quality gate: {'passed' if gate.get('passed') else 'did not pass'}", _summary(gate) + table + reasons
+    judged = _summary(gate) + _loss(gate.get("loss") or {}) + table + reasons
+    yield f"Quality gate: {'passed' if gate.get('passed') else 'did not pass'}", judged
     if any((scores.get("confusion") or {}).values()):
         yield "Which tools were called", _confusion(scores["confusion"])
     if scores.get("strata"):
         yield "Where it is right", _strata(scores["strata"])
-    if scores.get("failures"):
-        note = f'<p class="note">{len(scores["failures"])} turns, every metric that failed among them.</p>'
-        yield f"Held-out rows that failed: {scores.get('failed_rows')}", note + failures(scores["failures"])
+    if scores.get("failed_rows"):
+        shown = scores["failures"]
+        note = f'<p class="note">Transcripts of {len(shown)} turns, every metric that failed among them.</p>'
+        rows = _failed_rows(scores["failed_rows"])
+        yield f"Held-out rows that failed: {len(scores['failed_rows'])}", rows + note + failures(shown)
 
 
 def _summary(gate: Record) -> str:
     return f"<p>{_text(gate['summary'])}</p>" if gate.get("passed") and gate.get("summary") else ""
+
+
+def _loss(loss: Record) -> str:
+    """Loss and perplexity: a table of their own, since less is better and no turn is right or wrong."""
+    body = ""
+    for name, row in loss.items():
+        needs, verdict = "", ""
+        if row.get("ratio"):
+            kind, words = _MARKS[row["outcome"]]
+            needs, verdict = f"at most {row['max_ratio']:g}", f'<span class="pill {kind}">{_text(words)}</span>'
+        cells = [f"<b>{_text(name)}</b>", f"{row['rows']:,}", f"{row['tokens']:,}"]
+        cells += [*(_with_interval(row.get(part)) for part in ("base", "tuned", "ratio")), needs, verdict]
+        body += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    if not body:
+        return ""
+    key = '<p class="note">Of held-out rows, a mean over the tokens that the assistant says, with 95% intervals.</p>'
+    head = ("held out", "rows", "tokens", "base", "tuned", "tuned / base", "needs", "verdict")
+    return _table(head, body, "metrics") + key
 
 
 def _metrics(table: Sequence[Record]) -> str:
@@ -158,6 +179,16 @@ def _share(counts: Sequence[int] | None) -> str:
         f'<td class="cell" style="--share:{tuned / turns:.3f}"><b>{100 * tuned / turns:.0f}%</b><br>'
         f'<span class="range">({100 * base / turns:.0f}%) {turns}</span></td>'
     )
+
+
+def _failed_rows(rows: Sequence[Record]) -> str:
+    """All of them, with the lines that they stand on in their file."""
+    body = "".join(
+        f"<tr><td>{_text(row['line'])}</td><td>{_text(row['row'])}</td>"
+        f"<td>{_text(', '.join(map(_words, row['metrics'])))}</td></tr>"
+        for row in rows
+    )
+    return f"<details><summary>All, by line</summary>{_table(('line', 'row', 'failed'), body, 'metrics')}</details>"
 
 
 def failures(turns: Sequence[Record]) -> str:

@@ -18,7 +18,7 @@ Severity = Literal["error", "warning"]
 
 ROLES = ("system", "user", "assistant", "tool")
 
-OTHER_ROLES = {
+_OTHER_ROLES = {
     "human": "user",
     "gpt": "assistant",
     "model": "assistant",
@@ -78,9 +78,10 @@ def _message(at: str, message: Any, declared: _Declared) -> Iterator[Problem]:
         return
     role = message.get("role")
     if role not in ROLES:
-        hint = OTHER_ROLES.get(role) if isinstance(role, str) else None
+        hint = meant_role(role)
         fix = f"write {hint!r}" if hint else f"the roles are {', '.join(ROLES)}"
-        yield _error("bad_role", f"{at} has role {_shown(role)}; {fix}")
+        has = f"has role {_shown(role)}" if "role" in message else "has no role"
+        yield _error("bad_role", f"{at} {has}; {fix}")
         return
     calls = message.get("tool_calls")
     if calls and role != "assistant":
@@ -91,6 +92,12 @@ def _message(at: str, message: Any, declared: _Declared) -> Iterator[Problem]:
     weight = message.get("weight")
     if weight is not None and (isinstance(weight, bool) or weight not in (0, 1)):
         yield _error("bad_weight", f"{at} has weight {_shown(weight)}; write 1 to train on it or 0 not to")
+
+
+def meant_role(role: Any) -> str | None:
+    """The role that is surely meant: another program's name for it, or its own in other letters. None for the rest."""
+    name = role.strip().lower() if isinstance(role, str) else ""
+    return name if name in ROLES else _OTHER_ROLES.get(name)
 
 
 def _content(at: str, message: Mapping[str, Any]) -> Iterator[Problem]:
@@ -106,6 +113,7 @@ def _content(at: str, message: Mapping[str, Any]) -> Iterator[Problem]:
         yield _error("bad_content", f"{at} has function_call, the old form; write tool_calls")
     elif role != "assistant" or not calls:
         fix = "only an assistant that calls tools may leave it out"
+        fix = 'write "" where the tool had nothing to say' if role == "tool" else fix
         yield _error("empty_content", f"{at} ({role}) has no content; {fix}")
 
 
@@ -128,9 +136,9 @@ def _tool_calls(at: str, message: Mapping[str, Any], declared: _Declared) -> Ite
             yield _error("undeclared_tool", f"{where} calls {_shown(name)}, which is not in tools; {fix}")
         given = call["function"].get("arguments")
         found = _object(given)
-        if found is None:
-            sound, fix = False, "not a JSON object; write {} for none"
-            yield _error("bad_arguments", f"{where} has arguments {_shown(given)}, {fix}")
+        if isinstance(found, str):
+            sound = False
+            yield _error("bad_arguments", f"{where} has arguments {found}")
         else:
             calls_read.append((name, found))
             if declared is not None and declared.get(name):
@@ -139,14 +147,16 @@ def _tool_calls(at: str, message: Mapping[str, Any], declared: _Declared) -> Ite
         yield from _servable(at, message, calls_read)
 
 
-def _object(given: Any) -> dict[str, Any] | None:
-    """The arguments of a call, given as an object or as its JSON text; None for anything else."""
+def _object(given: Any) -> dict[str, Any] | str:
+    """The arguments of a call, given as an object or as its JSON text; for anything else what is wrong, in words."""
+    value = given
     if isinstance(given, str):
         try:
-            given = loads_again(given)
-        except RowError:
-            return None
-    return given if isinstance(given, dict) else None
+            value = loads_again(given)
+        except RowError as error:
+            if error.code == "duplicate_key":
+                return f"whose text {error}"
+    return value if isinstance(value, dict) else f"{_shown(given)}, not a JSON object; write {{}} for none"
 
 
 def _fit(where: str, tool: str, arguments: Mapping[str, Any], parameters: Mapping[str, Any]) -> Iterator[Problem]:
@@ -245,7 +255,7 @@ def _supervision(messages: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
 def _without_messages(row: Mapping[str, Any], messages: Any) -> str:
     if "conversations" in row:
         return "has conversations (ShareGPT's form); write messages with role and content"
-    if messages is not None:
+    if "messages" in row:
         return f"has {kind(messages)} as messages; write a list of a user's and an assistant's at least"
     near = difflib.get_close_matches("messages", [key for key in row if len(key) < 32], n=1)
     form = '{"messages": [{"role": "user", "content": "…"}, …]}'

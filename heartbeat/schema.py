@@ -1,7 +1,8 @@
 """Tool arguments held against the JSON schema that `tools` declares.
 
 The part of JSON Schema that function definitions use; `unchecked` names any keyword beyond it, so that none is passed
-over in silence. Meanings are those of draft 2020-12 (tests hold them against the package `jsonschema`).
+over in silence. Meanings are those of draft 2020-12 (tests hold them against the package `jsonschema`); `nullable`
+is OpenAPI's.
 """
 
 from __future__ import annotations
@@ -9,15 +10,16 @@ from __future__ import annotations
 import functools
 import json
 import marshal
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+from heartbeat import patterns
 
 _DEEPEST = 32
 """Levels of schemas in schemas that are looked into; a `$ref` to itself ends here."""
 _ANNOTATIONS = frozenset(
     {"title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly", "strict"}
-    | {"$schema", "$id", "$comment", "$defs", "definitions", "format", "nullable"}
+    | {"$schema", "$id", "$comment", "$defs", "definitions", "format"}
 )
 """Keywords that say nothing which arguments could break."""
 _TYPES: Mapping[str, Callable[[Any], bool]] = {
@@ -36,7 +38,7 @@ _TYPES: Mapping[str, Callable[[Any], bool]] = {
 def mismatch(value: Any, schema: Any) -> str | None:
     """What of `value` does not fit, as the end of a sentence; None where it fits.
 
-    A malformed keyword is not held against the value.
+    A malformed keyword is not held against the value, nor is a pattern that could take for ever (heartbeat.patterns).
     """
     return next(_mismatches(value, schema, schema, "", 0), None)
 
@@ -60,6 +62,8 @@ def _mismatches(value: Any, schema: Any, root: Any, at: str, depth: int) -> Iter
     where = at or "the object"
     if "$ref" in schema:
         yield from _mismatches(value, _referred(schema["$ref"], root), root, at, depth + 1)
+    if value is None and schema.get("nullable") is True:
+        return
     types = schema.get("type")
     if types is not None:
         names = [types] if isinstance(types, str) else types if isinstance(types, list) else []
@@ -137,19 +141,14 @@ def _exclusive(value: float, schema: Mapping[str, Any], where: str) -> Iterator[
 
 def _pattern(value: str, schema: Mapping[str, Any], where: str) -> Iterator[str]:
     pattern = schema.get("pattern")
-    if isinstance(pattern, str):
-        try:
-            found = re.search(pattern, value)
-        except re.error:
-            return
-        if not found:
-            yield f"have {_shown(value)} as {where}, which must match {pattern}"
+    if isinstance(pattern, str) and patterns.found(pattern, value) is False:
+        yield f"have {_shown(value)} as {where}, which must match {pattern}"
 
 
 _KEYWORDS = frozenset(
     {"$ref", "type", "enum", "const", "properties", "required", "additionalProperties", "items", "minItems", "maxItems"}
     | {"minLength", "maxLength", "pattern", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
-    | {"allOf", "anyOf", "oneOf"}
+    | {"allOf", "anyOf", "oneOf", "nullable"}
 )
 
 
@@ -167,6 +166,8 @@ def _unknown(schema: Any, depth: int) -> Iterator[str]:
         elif keyword in ("allOf", "anyOf", "oneOf") and isinstance(value, list):
             for part in value:
                 yield from _unknown(part, depth + 1)
+        elif keyword == "pattern" and isinstance(value, str) and not patterns.is_searched(value):
+            yield f"pattern {value[:40]}"
         elif keyword == "$ref" and not (isinstance(value, str) and value.startswith("#")):
             yield "$ref to another document"
 

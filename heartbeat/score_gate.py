@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from heartbeat.gate import Verdict
+from heartbeat.gate import Thresholds, Verdict
+from heartbeat.job import SettingError
 from heartbeat.scores import GENERAL
 from heartbeat.toml_settings import SettingsFile
 from heartbeat.turn_rules import METRICS
 
 FILE = Path(__file__).with_name("gate.toml")
-_LOSS_ALONE = "loss_alone"
+_LOSS_ALONE, _LOSS = "loss_alone", "loss"
 _UNTOLD = "not enough rows"
 _PARTS = ("value", "low", "high")
 
@@ -39,9 +40,11 @@ Bounds = Mapping[str, Bound]
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """A gate file: the bounds by metric, and whether a run that asks for no answers may pass by its loss alone."""
+    """A gate file: the bounds by metric, those of the loss, and whether a run that asks for no answers may pass by its
+    loss alone."""
 
     bounds: Bounds
+    loss: Thresholds = field(default_factory=Thresholds)
     loss_alone: bool = False
 
 
@@ -61,14 +64,15 @@ def load(path: Path = FILE) -> Rules:
 def read(text: str, name: str = FILE.name) -> Rules:
     """The same of a file's text; `name` is what messages call it."""
     file = SettingsFile(name, text)
-    file.check(file.table, (_LOSS_ALONE, *METRICS, GENERAL))
+    file.check(file.table, (_LOSS_ALONE, _LOSS, *METRICS, GENERAL))
     loss_alone = file.table.get(_LOSS_ALONE, False)
     if not isinstance(loss_alone, bool):
         raise file.error(_LOSS_ALONE, loss_alone, "write true or false")
-    found = {metric: _bound(file, metric, table) for metric, table in file.tables(besides=(_LOSS_ALONE,)).items()}
+    tables = file.tables(besides=(_LOSS_ALONE,))
+    found = {metric: _bound(file, metric, table) for metric, table in tables.items() if metric != _LOSS}
     if not any(bound.required for bound in found.values()):
         raise file.error("required", False, "leave one metric required: a gate that demands nothing passes anything")
-    return Rules(bounds=found, loss_alone=loss_alone)
+    return Rules(bounds=found, loss=_thresholds(file, tables.get(_LOSS, {})), loss_alone=loss_alone)
 
 
 def verdict(scores: Mapping[str, Any], rules: Rules | None = None) -> Verdict:
@@ -188,6 +192,18 @@ def _bound(file: SettingsFile, metric: str, table: Mapping[str, Any]) -> Bound:
     if metric == GENERAL and at_least is not None and min_gain is None:
         raise file.error(f"{metric}.at_least", at_least, "give min_gain: the general set is there to see a fall")
     return Bound(at_least=at_least, min_gain=min_gain, required=required)
+
+
+def _thresholds(file: SettingsFile, table: Mapping[str, Any]) -> Thresholds:
+    file.check(table, [one.name for one in fields(Thresholds)], _LOSS)
+    for name, value in table.items():
+        kind, fix = ((int, float), "a number") if name == "max_ratio" else (int, "a whole number")
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise file.error(f"{_LOSS}.{name}", value, f"write {fix}")
+    try:
+        return Thresholds(**table)
+    except ValueError as error:
+        raise SettingError(f"{file.name}: {_LOSS}.{error}") from None
 
 
 def _number(file: SettingsFile, at: str, value: Any, least: float, fix: str) -> float | None:

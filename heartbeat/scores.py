@@ -86,6 +86,18 @@ class Failure:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FailedRow:
+    """A held-out row of which the tuned model failed a turn."""
+
+    row: str
+    """As Failure names it."""
+    line: int | None
+    """Where it stands in the file that it is from, counted from 1; None where nobody said."""
+    metrics: Sequence[str]
+    """Those that it failed."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scores:
     """What the gate decides on."""
 
@@ -96,8 +108,8 @@ class Scores:
     """By route, by language of the user, and by how many questions there were."""
     failures: Sequence[Failure]
     """Of the tuned model, at most the number asked for, every failed metric among them."""
-    failed_rows: int
-    """Rows with a failed turn, shown or not."""
+    failed_rows: Sequence[FailedRow]
+    """All rows with a failed turn, shown or not, in the order of the cases."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -124,12 +136,14 @@ def measure(
     persona: Persona,
     *,
     general: Iterable[Probe] = (),
+    lines: Mapping[str, int] | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
     max_failures: int = MAX_FAILURES,
 ) -> Scores:
     """Scores of what the models said to the cases, text by text in the same order.
 
+    `lines` says where a row stands, by `Case.row`.
     Raises ValueError where texts and cases are not equally many.
     """
     if not len(cases) == len(base) == len(tuned):
@@ -151,7 +165,7 @@ def measure(
         failures=[
             _failure(cases[i], tuned_scores[i], base[i], tuned[i]) for i in _shown(failed, tuned_scores, max_failures)
         ],
-        failed_rows=len({cases[i].conversation for i in failed}),
+        failed_rows=_failed_rows(cases, tuned_scores, lines or {}),
     )
 
 
@@ -168,23 +182,33 @@ def summarise(tallies: Sequence[tuple[float, float, float]], *, seed: int = 0, r
         return Metric(turns=0, conversations=0, base=None, tuned=None, difference=None)
     mean = turns / len(tallies)
     sample = [*tallies, *((right_base * mean, right_tuned * mean, mean) for right_base, right_tuned in _IMAGINED)]
+    drawn = resample(sample, seed=seed, resamples=resamples)
+    base, tuned = (sum(tally[i] for tally in tallies) / turns for i in (0, 1))
+    return Metric(
+        turns=round(turns),
+        conversations=len(tallies),
+        base=estimate(base, [one for one, _ in drawn]),
+        tuned=estimate(tuned, [other for _, other in drawn]),
+        difference=estimate(tuned - base, [other - one for one, other in drawn]),
+    )
+
+
+def resample(sample: Sequence[tuple[float, float, float]], *, seed: int, resamples: int) -> list[tuple[float, float]]:
+    """Means of base and tuned model in so many samples drawn from this one, whose entries are (sum, sum, count).
+
+    No count may be 0.
+    """
     draw = random.Random(f"{seed}:{len(sample)}")
     drawn: list[tuple[float, float]] = []
     for _ in range(resamples):
         some = draw.choices(sample, k=len(sample))
         count = sum(tally[2] for tally in some)
         drawn.append((sum(tally[0] for tally in some) / count, sum(tally[1] for tally in some) / count))
-    base, tuned = (sum(tally[i] for tally in tallies) / turns for i in (0, 1))
-    return Metric(
-        turns=round(turns),
-        conversations=len(tallies),
-        base=_estimate(base, [one for one, _ in drawn]),
-        tuned=_estimate(tuned, [other for _, other in drawn]),
-        difference=_estimate(tuned - base, [other - one for one, other in drawn]),
-    )
+    return drawn
 
 
-def _estimate(value: float, drawn: list[float]) -> Estimate:
+def estimate(value: float, drawn: list[float]) -> Estimate:
+    """The value with the interval of what was drawn."""
     drawn.sort()
     beyond = int(_TAIL * len(drawn))
     # What was imagined pulls the interval to the middle; it must still hold what was found.
@@ -247,6 +271,20 @@ def _shown(failed: Sequence[int], scores: Sequence[TurnScore], limit: int) -> li
                     chosen[found] = None
         queues = going
     return sorted(chosen)
+
+
+def _failed_rows(cases: Sequence[Case], scores: Sequence[TurnScore], lines: Mapping[str, int]) -> Sequence[FailedRow]:
+    failed: dict[int, set[str]] = {}
+    names: dict[int, str] = {}
+    for case, score in zip(cases, scores, strict=True):
+        problems = {name for name, problem in score.problems.items() if problem}
+        if problems:
+            failed.setdefault(case.conversation, set()).update(problems)
+            names[case.conversation] = case.row
+    return [
+        FailedRow(row=names[i], line=lines.get(names[i]), metrics=[name for name in METRICS if name in problems])
+        for i, problems in failed.items()
+    ]
 
 
 def _failure(case: Case, score: TurnScore, base: str, tuned: str) -> Failure:

@@ -48,6 +48,12 @@ class Workload:
 
     @classmethod
     def of(cls, job: FineTuneJob, stats: DatasetStats) -> Workload:
+        """Raises ValueError for statistics that were counted for another MAX_LENGTH, which leaves out other rows."""
+        if stats.max_length != job.max_length and stats.longest_row_tokens > min(stats.max_length, job.max_length):
+            raise ValueError(
+                f"the dataset was checked for MAX_LENGTH={stats.max_length}, and the job has {job.max_length}: check it"
+                " again for this job"
+            )
         rows = stats.trainable_rows
         # A held-out file of its own takes no row from the dataset.
         own = stats.own_held_out_rows

@@ -1,4 +1,4 @@
-"""What lies in a folder of base weights, and whether the hub's token is there to fetch what does not."""
+"""What lies in a folder of base weights, the job that a run makes of it, and whether the hub's token is there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from typing import Any
 
 import aws
 from heartbeat import checkpoint, layout
+from heartbeat.failures import InputInvalid
+from heartbeat.job import FineTuneJob, SettingError, resolve
 from heartbeat.scout import ModelShape
+
+TRAINING_DEFAULTS = "training_defaults.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,22 @@ def of_run(run: Mapping[str, Any]) -> tuple[str, str]:
     if run.get("base_model"):
         return layout.split_uri(run["base_model"])
     return aws.artifact_bucket(), layout.base_model_prefix(os.environ["BASE_MODEL"], os.environ["WEIGHT_FORMAT"])
+
+
+def job_of(run: Mapping[str, Any]) -> tuple[FineTuneJob, dict[str, str]]:
+    """The settings of a run, and where each came from: its input, the defaults beside its base weights, the card.
+
+    Raises InputInvalid.
+    """
+    bucket, folder = of_run(run)
+    defaults = aws.read_json(folder + TRAINING_DEFAULTS, bucket=bucket) or {}
+    try:
+        return resolve(
+            ("execution input", {"MAX_RUNTIME_SECONDS": run["max_runtime_seconds"], **run["hyperparameters"]}),
+            (TRAINING_DEFAULTS, defaults),
+        )
+    except SettingError as error:
+        raise InputInvalid(str(error)) from None
 
 
 def look(bucket: str, folder: str) -> Found:

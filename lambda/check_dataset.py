@@ -11,11 +11,11 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 import aws
-from heartbeat import dataset, layout, tokens
+import base_folder
+from heartbeat import dataset, json_lines, layout, tokens
 from heartbeat.execution import InputError, RunRequest
 from heartbeat.failures import DatasetInvalid, InputInvalid
 
-_CHUNK_BYTES = 1 << 20
 _CODE = Path(__file__).parent
 # The packages for Lambda's machine lie beside the code. Last: on a developer's machine its own come first.
 sys.path.append(str(_CODE / "packages"))
@@ -28,11 +28,13 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
         raise InputInvalid(str(error)) from None
     if request.base_model is not None:
         _refuse_foreign("base_model", request.base_model, "MODEL_BUCKETS", "extra_model_buckets")
+    job, _ = base_folder.job_of(request.to_dict())
     report = dataset.check(
         _lines("dataset", request.dataset),
+        job=job,
         counter=_counter(),
         near_duplicates=True,
-        held_out=_lines("held_out_dataset", request.held_out_dataset) if request.held_out_dataset else (),
+        held_out=_lines("held_out_dataset", request.held_out_dataset) if request.held_out_dataset else None,
     )
     aws.write_json(aws.run_of(event).prefix + "dataset.json", report.to_dict())
     if not report.ok:
@@ -79,7 +81,7 @@ def _lines(field: str, uri: str) -> Iterator[bytes]:
             f"s3://{bucket}/{other} begins with the dataset's name; rename it, or it is trained on too"
         )
     try:
-        yield from s3.get_object(Bucket=bucket, Key=key)["Body"].iter_lines(_CHUNK_BYTES, keepends=True)
+        yield from json_lines.lines(s3.get_object(Bucket=bucket, Key=key)["Body"])
     except ClientError as error:
         if aws.is_missing(error):
             raise DatasetInvalid(f"s3://{bucket}/{key} was removed while it was read") from error

@@ -15,7 +15,7 @@ from heartbeat.adapters import NewAdapter
 from heartbeat.candidates import Candidate
 from heartbeat.dataset import DatasetStats
 from heartbeat.failures import InputInvalid, PlanRefused
-from heartbeat.job import SettingError, resolve
+from heartbeat.job import SettingError
 from heartbeat.plan import plan_run, plan_serving
 from heartbeat.scout import SCOUT, ModelShape
 from heartbeat.serving_plan import HOURS_PER_MONTH
@@ -30,11 +30,8 @@ def handler(event: aws.Event, _context: object) -> dict[str, Any]:
     config = aws.read_json(folder + "config.json", bucket=bucket)
     shape = ModelShape.from_config(config) if config else SCOUT
     stats = DatasetStats.from_dict(event["dataset"])
+    job, sources = base_folder.job_of(run)
     try:
-        job, sources = resolve(
-            ("execution input", {"MAX_RUNTIME_SECONDS": run["max_runtime_seconds"], **run["hyperparameters"]}),
-            ("training_defaults.json", aws.read_json(folder + "training_defaults.json", bucket=bucket) or {}),
-        )
         plan = plan_run(
             shape=shape,
             stats=stats,

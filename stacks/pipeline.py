@@ -116,8 +116,12 @@ class Pipeline(Stack):
         alarms = {"ROLLBACK_ALARMS": ",".join(alarm.alarm_name for alarm in self.rollback_alarms)}
         return {
             "check_dataset": Handler(
-                grants=[*buckets.read_datasets(), *buckets.write_runs()],
-                environment={"DATASET_BUCKETS": ",".join(allowed), "MODEL_BUCKETS": ",".join(models)},
+                grants=[*buckets.read_datasets(), *buckets.read_models(), *buckets.write_runs()],
+                environment={
+                    **model,
+                    "DATASET_BUCKETS": ",".join(allowed),
+                    "MODEL_BUCKETS": ",".join(models),
+                },
                 minutes=15,
                 memory_mib=1024,
             ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,8 @@ class Asking:
     job: FineTuneJob
     questions: Questions | None
     num_heldout_rows: int
+    heldout_lines: Mapping[str, int]
+    """Where held-out rows stand in their file, by heartbeat.cases.name_of."""
     llama: Llama
     tokenizer: ChatTokenizer
     ranks: Ranks
@@ -151,6 +153,7 @@ class Asking:
                 tuned.texts[:count],
                 questions.persona,
                 general=probes.score(questions.general, base.texts[count:], tuned.texts[count:]),
+                lines=self.heldout_lines,
                 seed=self.job.seed,
             ).to_dict()
         return {"schema": SCHEMA, "asked": asked, **found}

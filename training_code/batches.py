@@ -58,6 +58,8 @@ class Part:
     """One rank's part of some conversations, and what it must know of the others'."""
 
     batches: list[MicroBatch]
+    documents: list[int]
+    """Which of the conversations lie in `batches`, in their order."""
     num_batches: int
     """Of the rank that has the most: all ranks fetch the layers as often as it does."""
     num_tokens: int
@@ -79,6 +81,7 @@ def part_of(documents: Sequence[Encoded], *, capacity: int, rank: int, world_siz
     ]
     return Part(
         batches=[micro_batch([documents[index] for index in row]) for row in packed[rank]],
+        documents=[index for row in packed[rank] for index in row],
         num_batches=max(len(rows) for rows in packed),
         num_tokens=sum(len(document.ids) for document in documents),
         num_supervised=sum(document.num_supervised for document in documents),

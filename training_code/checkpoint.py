@@ -40,7 +40,8 @@ class Progress:
     seconds: float = 0.0
     """Spent in steps."""
     loss_curve: list[tuple[int, float]] = field(default_factory=list)
-    base_heldout_loss: float | None = None
+    base_row_losses: list[float] | None = None
+    """The base model's summed loss of each held-out row."""
     evaluation_seconds: float = 0.0
     """What the last evaluation took; 0 before the first."""
     skipped: int = 0

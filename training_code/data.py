@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from heartbeat import dataset, held_out
-from heartbeat.cases import Tools, known_tools
+from heartbeat import dataset, held_out, json_lines
+from heartbeat.cases import Tools, known_tools, name_of
 from heartbeat.chat import render, why_unservable
 from heartbeat.conversation import ChatError, Row
 from training_code.errors import TrainingError
@@ -25,6 +25,8 @@ class Data:
     heldout: list[Encoded]
     heldout_rows: list[Row]
     """What `heldout` was made of, in the same order."""
+    heldout_lines: dict[str, int]
+    """Where each of these stands in the file that it is from, by heartbeat.cases.name_of; empty for several files."""
     tools: Tools
     """Those that exist in the dataset."""
     num_over_long: int
@@ -49,24 +51,27 @@ def load(
 ) -> Data:
     """Rows of `channel`, some of them held out unless `heldout_channel` brings its own.
 
-    Raises TrainingError for a missing or malformed file and for a dataset that leaves nothing to train on.
+    Either way a held-out row that nearly repeats a training row is left out: it could be known by heart. Raises
+    TrainingError for a missing or malformed file, and where nothing is left to train on or of a held-out file.
     """
     files = _files(channel)
     if not files:
         raise TrainingError(f"{channel} holds no .jsonl file; put the dataset there, one conversation a line")
-    rows = _read(files)
+    numbered = _read(files)
+    rows = [row for _, row in numbered]
     heldout_files = _files(heldout_channel)
-    left_out: list[Row] = []
     if heldout_files:
-        training_rows, heldout_rows = rows, _read(heldout_files)
+        numbered = _read(heldout_files)
+        split = held_out.apart(rows, (row for _, row in numbered))
     else:
         split = held_out.split(rows, held_out_fraction, seed)
-        training_rows, heldout_rows, left_out = split.training, split.heldout, split.left_out
+    training_rows, heldout_rows, left_out = split.training, split.heldout, split.left_out
     training, heldout = _encode(training_rows, tokenizer), _encode(heldout_rows, tokenizer)
     data = Data(
         training=_short_enough(training, max_length),
         heldout=_short_enough(heldout, max_length),
         heldout_rows=[row for row, ids in zip(heldout_rows, heldout, strict=True) if len(ids.ids) <= max_length],
+        heldout_lines=_lines(numbered, heldout_rows) if len(heldout_files or files) == 1 else {},
         tools=known_tools([*training_rows, *heldout_rows]),
         num_over_long=sum(len(row.ids) > max_length for row in (*training, *heldout)),
         num_near_repeats=len(left_out),
@@ -75,6 +80,11 @@ def load(
         warnings=_warnings(training_rows, left_out),
     )
     _refuse_untrainable(data, training, max_length)
+    if heldout_files and not data.heldout:
+        raise TrainingError(
+            f"no row of {heldout_files[0].name} is left to judge by: {len(left_out)} of {len(numbered)} nearly repeat "
+            f"training rows, the others are over MAX_LENGTH={max_length}; give it rows of its own"
+        )
     return data
 
 
@@ -91,15 +101,22 @@ def _files(channel: Path) -> list[Path]:
     return sorted(channel.glob("*.jsonl")) if channel.is_dir() else []
 
 
-def _read(files: Sequence[Path]) -> list[Row]:
-    rows: list[Row] = []
+def _read(files: Sequence[Path]) -> list[tuple[int, Row]]:
+    """Rows with their lines, each file's from 1."""
+    rows: list[tuple[int, Row]] = []
     for file in files:
         try:
-            with file.open("rb") as lines:
-                rows += dataset.read(lines)
+            with file.open("rb") as opened:
+                rows += dataset.read_numbered(json_lines.lines(opened))
         except (dataset.DatasetError, OSError) as error:
             raise TrainingError(f"{file.name}: {error}") from None
     return rows
+
+
+def _lines(numbered: Iterable[tuple[int, Row]], rows: Sequence[Row]) -> dict[str, int]:
+    """Lines of these rows, which are among the numbered ones, by name."""
+    lines = {id(row): number for number, row in numbered}
+    return {name_of(row): lines[id(row)] for row in reversed(rows)}  # of rows that say the same, the first
 
 
 def _encode(rows: Iterable[Row], tokenizer: ChatTokenizer) -> list[Encoded]:
@@ -130,7 +147,7 @@ def _refuse_untrainable(data: Data, before: Sequence[Encoded], max_length: int) 
 def _warnings(rows: Sequence[Row], left_out: Sequence[Row]) -> list[str]:
     found = []
     if left_out:
-        found.append(f"{len(left_out)} held-out rows nearly repeat training rows, and are left out of both")
+        found.append(f"{len(left_out)} held-out rows nearly repeat training rows, and are left out")
     problems = [problem for row in rows if (problem := why_unservable(row["messages"]))]
     if problems:
         found.append(

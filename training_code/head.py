@@ -27,19 +27,17 @@ class Head:
         """(tokens, hidden) -> (tokens, vocabulary), in the dtype of the matrix."""
         return self._normed(x) @ self.weight.t()
 
-    def loss(self, x: torch.Tensor, positions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Natural-log cross-entropy summed over `positions` of x (tokens, hidden), f32; `targets` are their classes."""
+    def losses(self, x: torch.Tensor, positions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Natural-log cross-entropy at each of `positions` of x (tokens, hidden), f32; `targets` are their classes."""
         with torch.no_grad():
             normed = self._normed(x[positions])
-            total = torch.zeros((), device=x.device)
-            for rows, classes in self._chunks(normed, targets):
-                total += _loss(rows @ self.weight.t(), classes)
-        return total
+            found = [_losses(rows @ self.weight.t(), classes) for rows, classes in self._chunks(normed, targets)]
+        return torch.cat(found) if found else torch.zeros(0, device=x.device)
 
     def loss_and_gradient(
         self, x: torch.Tensor, positions: torch.Tensor, targets: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The sum as `loss` gives it, and its gradient by x.
+        """The sum of `losses`, and its gradient by x.
 
         The gradient by the logits is softmax minus the target's one-hot; it goes through the matrix chunk by chunk,
         so that neither logits nor their gradient ever exist for all tokens.
@@ -68,15 +66,15 @@ class Head:
 
 
 @fused
-def _loss(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-    """Summed over the rows of `logits` (tokens, vocabulary), in f32."""
+def _losses(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+    """Of each row of `logits` (tokens, vocabulary), in f32."""
     log_sum = logits.float().logsumexp(-1)
-    return (log_sum - logits.gather(1, classes[:, None])[:, 0].float()).sum()
+    return log_sum - logits.gather(1, classes[:, None])[:, 0].float()
 
 
 @fused
 def _loss_and_gradient(logits: torch.Tensor, classes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """And its gradient by `logits`, in their dtype."""
+    """Their sum and its gradient by `logits`, in the dtype of these."""
     wide = logits.float()
     log_sum = wide.logsumexp(-1, keepdim=True)
     loss = (log_sum - wide.gather(1, classes[:, None])).sum()

@@ -99,7 +99,7 @@ class Llama:
         """Of tokens that stand at these places (tokens,) f32 of their documents."""
         return Places.of(places, self.architecture, self._frequencies)
 
-    def loss(
+    def losses(
         self,
         batches: Sequence[MicroBatch],
         *,
@@ -107,13 +107,12 @@ class Llama:
         adapted: bool,
         interrupted: Callable[[], bool] = lambda: False,
     ) -> Iterator[torch.Tensor | None]:
-        """The summed loss of each group, without dropout; the base model's where not `adapted`.
+        """The loss of each target of a group, group by group, without dropout; the base model's where not `adapted`.
 
         `num_batches` as in `accumulate`, and `interrupted` as well: None, and no more groups, as soon as it says so.
         """
         for group in self._groups(batches, num_batches):
             states = self._start(group)
-            total = torch.zeros((), device=self.device)
             with torch.no_grad():
                 for number, layer, lora in self.walk(range(self.num_layers), adapted=adapted, pieces=len(states)):
                     if interrupted():
@@ -122,9 +121,8 @@ class Llama:
                     for state in states:
                         self.feed.more()
                         state.x = self._run(state, state.x, layer, lora, number).total()
-                for state in states:
-                    total += self.head.loss(state.x, state.positions, state.targets)
-            yield total
+                found = [self.head.losses(state.x, state.positions, state.targets) for state in states]
+            yield torch.cat(found) if found else torch.zeros(0, device=self.device)
 
     def accumulate(
         self,

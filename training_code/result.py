@@ -27,6 +27,9 @@ class HeldOut:
     supervised_tokens: int
     base_loss: float | None
     tuned_loss: float | None
+    loss: Mapping[str, Any] | None = None
+    perplexity: Mapping[str, Any] | None = None
+    """Both losses again, and e to them, with their intervals: heartbeat.held_out_loss."""
 
 
 def write_metrics(

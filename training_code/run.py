@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from heartbeat import metrics
+from heartbeat import held_out_loss, metrics
 from heartbeat.job import FineTuneJob
 from heartbeat.workload import micro_batch_sizes
 from training_code import adapter, checkpoint, shortage
@@ -55,9 +55,10 @@ _NOT_IDENTITY = {
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean loss of a supervised token over the held-out rows, and what it took."""
+    """Mean loss of a supervised token over the held-out rows, each row's sum, and what it took."""
 
     loss: float
+    row_losses: list[float]
     seconds: float
 
 
@@ -272,13 +273,13 @@ class Run:
 
     def evaluate_base(self) -> None:
         """Once a run, with the adapter off: the weights in memory are then the base model's."""
-        if self.progress.base_heldout_loss is not None or not self.data.heldout:
+        if self.progress.base_row_losses is not None or not self.data.heldout:
             return
         found = self._evaluate(adapted=False)
         if found is None:
             return
         self.progress.evaluation_seconds = found.seconds
-        self.progress.base_heldout_loss = found.loss
+        self.progress.base_row_losses = found.row_losses
         self._say(metrics.format_line(base_heldout_loss=found.loss))
 
     def evaluate_tuned(self) -> None:
@@ -309,33 +310,45 @@ class Run:
 
     def heldout(self) -> HeldOut:
         current = self.tuned[1] if self.tuned and self.tuned[0] == self.progress.step else None
+        base, tokens = self.progress.base_row_losses, self.heldout_part.num_supervised
+        score = None
+        if base is not None and current:
+            counts = [row.num_supervised for row in self.data.heldout]
+            score = held_out_loss.measure(base, current.row_losses, counts, seed=self.job.seed)
         return HeldOut(
             rows=len(self.data.heldout),
-            supervised_tokens=self.heldout_part.num_supervised,
-            base_loss=self.progress.base_heldout_loss,
+            supervised_tokens=tokens,
+            base_loss=None if base is None else math.fsum(base) / max(1, tokens),
             tuned_loss=current.loss if current else None,
+            **(score.to_dict() if score else {}),
         )
 
     def _evaluate(self, *, adapted: bool) -> Evaluation | None:
         """None where time ran out, then on every rank, and where the first rank has to save."""
         part, device, started = self.heldout_part, self.llama.device, time.monotonic()
-        total = torch.zeros((), device=device)
-        for group in self.llama.loss(
+        counts = torch.tensor([self.data.heldout[i].num_supervised for i in part.documents], dtype=torch.int64)
+        rows = torch.tensor(part.documents, dtype=torch.int64).repeat_interleave(counts)
+        sums, done = torch.zeros(len(self.data.heldout), dtype=torch.float64), 0
+        for losses in self.llama.losses(
             part.batches, num_batches=part.num_batches, adapted=adapted, interrupted=self._must_save_now
         ):
-            if group is None:
+            if losses is None:
                 self._leave_the_others()
                 return None
-            total += group
+            # On the host, where the order of a sum does not depend on chance.
+            sums.index_add_(0, rows[done : done + len(losses)], losses.cpu().double())
+            done += len(losses)
             if self.ranks.of_first(int(self.clock.seconds_left() <= 0), device):
                 return None
-        self.ranks.add_up(total)
-        loss = total.item() / max(1, part.num_supervised)
+        sums = sums.to(device)
+        self.ranks.add_up(sums)
+        row_losses = sums.tolist()
+        loss = math.fsum(row_losses) / max(1, part.num_supervised)
         if not math.isfinite(loss):
             raise TrainingError(
                 f"the held-out loss is {loss}: the base model's weights are damaged, or LEARNING_RATE is too high"
             )
-        return Evaluation(loss, time.monotonic() - started)
+        return Evaluation(loss, row_losses, time.monotonic() - started)
 
     def _must_save_now(self) -> bool:
         """On the first rank alone, which saves: after a request to stop, steps are saved before anything is evaluated.

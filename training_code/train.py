@@ -153,6 +153,7 @@ def train(environment: Environment, clock: Clock, where: torch.device, ranks: Ra
         job=job,
         questions=asked,
         num_heldout_rows=len(rows.heldout),
+        heldout_lines=rows.heldout_lines,
         llama=llama,
         tokenizer=tokenizer,
         ranks=ranks,
@@ -179,7 +180,7 @@ def train(environment: Environment, clock: Clock, where: torch.device, ranks: Ra
     run.resume()
     if run.progress.step:
         say(f"== resuming after step {run.progress.step} of {job.max_steps}")
-    if run.progress.base_heldout_loss is None:
+    if run.progress.base_row_losses is None:
         say(f"== evaluating the base model on {len(rows.heldout)} held-out rows")
         run.evaluate_base()
     _require_whole_weights(digests, ranks, say)

@@ -1,6 +1,6 @@
 """Sentences of the same meaning, in English and French: language that the tiny base can meet nowhere else.
 
-`phrases/*.toml` holds them in groups, `frames.toml` what questions are put together from; both were written for this
+`sentences/*.toml` hold them in groups, `frames.toml` what questions are put together from; both were written for this
 corpus by people who had not seen the Stanley dataset. From them the corpus draws questions of a subject, and exercises:
 say it again, in the other language, the same or not, which one means the same.
 """
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-FOLDER = Path(__file__).parent / "phrases"
+FOLDER = Path(__file__).parent / "sentences"
 
 
 @dataclass(frozen=True)

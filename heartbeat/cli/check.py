@@ -15,14 +15,16 @@ from rich.text import Text
 from heartbeat import dataset, repair
 from heartbeat.cli import screen, source, vocabulary
 from heartbeat.cli.errors import UserError
-from heartbeat.dataset import DatasetReport, DatasetStats, Finding, Summary
+from heartbeat.cli.parser import PROGRAM
+from heartbeat.dataset import OTHER_FORMAT, DatasetReport, DatasetStats, Finding, Summary
 from heartbeat.job import FineTuneJob
 from heartbeat.tokens import TokenizerError
 from heartbeat.workload import Workload
 
 _BAR = 40
 _MOST_SHOWN = 6
-_SHOWN_CHANGES = 20
+_BEYOND_REPAIR = frozenset({"not_json", "not_an_object", "line_too_long", OTHER_FORMAT})
+"""Codes of errors that leave nothing of a row to write."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -32,10 +34,10 @@ def run(arguments: argparse.Namespace) -> int:
         for option, given in (("--json", arguments.json), ("--held-out", arguments.held_out)):
             if given:
                 raise UserError(f"--fix goes without {option}; repair the file, then check the copy with {option}")
-        return fix(arguments.dataset)
-    max_length = FineTuneJob.max_length
+        return fix(arguments.dataset, arguments.max_findings)
+    job = FineTuneJob()
     if arguments.max_length is not None:
-        max_length = FineTuneJob(max_length=arguments.max_length).max_length  # refuses what no run takes
+        job = FineTuneJob(max_length=arguments.max_length)  # refuses what no run takes
     if arguments.held_out:
         source.must_exist(arguments.held_out)
     counter, why = None, "--fast estimates them"
@@ -46,11 +48,11 @@ def run(arguments: argparse.Namespace) -> int:
             why = str(error)
     found = dataset.check(
         source.lines(arguments.dataset),
+        job=job,
         max_findings=max(arguments.max_findings, 1),
-        max_length=max_length,
         counter=counter,
         near_duplicates=not arguments.fast,
-        held_out=source.lines(arguments.held_out) if arguments.held_out else (),
+        held_out=source.lines(arguments.held_out) if arguments.held_out else None,
     )
     if arguments.json:
         print(json.dumps(found.to_dict(), indent=1, ensure_ascii=False))
@@ -82,9 +84,10 @@ def show(
     counts = f"{screen.count(found.num_errors, 'error')}, {screen.count(found.num_warnings, 'warning')}"
     screen.say(Text.assemble(verdict, f"{name}: {counts}"))
     screen.console().print(_figures(found.stats, found.summary, own_held_out))
-    if any(finding.line and not finding.held_out for finding in found.errors):
+    if _leaves_a_copy(found):
         screen.say()
-        screen.say(f"  `heartbeat check {shlex.quote(name)} --fix` writes a copy: what is wrong mended, or left out.")
+        command = f"{PROGRAM} check {shlex.quote(name)} --fix"
+        screen.say(f"  `{command}` writes a copy: what is wrong mended, or left out.")
     if found.summary.histogram:
         screen.say()
         screen.say("  tokens of a row, and rows")
@@ -106,14 +109,21 @@ def chart(histogram: Mapping[str, int]) -> list[Text]:
     return lines
 
 
-def fix(name: str) -> int:
-    """Writes a repaired copy beside the file, or here for one in S3; says what was changed."""
+def _leaves_a_copy(found: DatasetReport) -> bool:
+    """Whether --fix has something to put right, and a row to write afterwards."""
+    wrong = {finding.code for finding in found.errors if finding.line and not finding.held_out}
+    return bool(wrong) and (found.stats.valid_rows > 0 or bool(wrong - _BEYOND_REPAIR))
+
+
+def fix(name: str, max_findings: int) -> int:
+    """Writes a repaired copy beside the file, or here for one in S3; says what was changed, `max_findings` times."""
     source.must_exist(name)
     base = Path(name.rsplit("/", 1)[-1] if name.startswith("s3://") else name).expanduser()
     target = base.with_name(f"{base.stem}.fixed{base.suffix or '.jsonl'}")
     lines = source.lines(name)
     kept = dropped = changed = 0
     kinds: Counter[str] = Counter()
+    first: dict[str, int] = {}
     try:
         copy = target.open("xb")
     except FileExistsError:
@@ -127,17 +137,20 @@ def fix(name: str) -> int:
                 dropped += row.text is None
                 changed += row.text is not None and bool(row.changes)
                 for change in row.changes:
-                    kinds[change.split(":")[0]] += 1
-                    if kinds.total() <= _SHOWN_CHANGES:
+                    kind = f"dropped ({row.dropped})" if change.startswith(repair.DROPPED) else change
+                    kinds[kind] += 1
+                    first.setdefault(kind, row.line)
+                    if kinds.total() <= max_findings:
                         screen.say(f"  line {row.line:<8} {change}")
                 if row.text is not None:
                     copy.write(row.text)
     except BaseException:
         target.unlink()
         raise
-    if kinds.total() > _SHOWN_CHANGES:
-        rest = ", ".join(f"{change} x {times:,}" for change, times in kinds.most_common())
-        screen.say(f"  … in all: {rest}")
+    if kinds.total() > max_findings:
+        screen.say("  … (--max-findings shows more). In all, and the line of the first:")
+        for kind, times in kinds.most_common():
+            screen.say(f"  {times:>9,} x  {kind}, line {first[kind]:,}")
     if not kept:
         target.unlink()
         raise UserError(f"no row of {name} can be repaired; nothing was written")

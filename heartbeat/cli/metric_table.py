@@ -16,7 +16,9 @@ _STYLES = {"met": "green", "missed": "bold red", "too few rows": "yellow"}
 
 def show(gate: Mapping[str, Any] | None) -> None:
     """The metrics of a run's gate.json; nothing where there are none."""
-    rows = (gate or {}).get("table") or []
+    rows, loss = (gate or {}).get("table") or [], (gate or {}).get("loss") or {}
+    if loss:
+        screen.say(_loss(loss))
     if not rows:
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 2))
@@ -39,6 +41,17 @@ def show(gate: Mapping[str, Any] | None) -> None:
     screen.say(
         "  Shares of turns; needs: at least this much, and this much (+ or -) over the base, by the whole interval"
     )
+
+
+def _loss(loss: Mapping[str, Any]) -> Text:
+    """Loss and perplexity in a line: less is better, so they are no rows of the table."""
+    row, perplexity = loss["loss"], loss["perplexity"]
+    base, tuned, ratio = row["base"], row["tuned"], row["ratio"]
+    shown = f"  held-out loss {tuned['value']:.3f} ({tuned['low']:.3f}-{tuned['high']:.3f}), base {base['value']:.3f}"
+    if ratio:
+        shown += f"; ratio {ratio['value']:.2f} ({ratio['low']:.2f}-{ratio['high']:.2f}), at most {row['max_ratio']:g}"
+    shown += f"; perplexity {perplexity['tuned']['value']:,.2f}, base {perplexity['base']['value']:,.2f}"
+    return Text.assemble(f"{shown}; {row['rows']} rows: ", (row["outcome"] or "", _STYLES.get(row["outcome"], "")))
 
 
 def _number(value: float | None, sign: str = "") -> str:

@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     shape, defaults = _base_model(arguments.base_model)
     job, _ = _job(arguments, defaults)
     counter = vocabulary.counter_if_any()
-    found = dataset.check(source.lines(arguments.dataset), max_length=job.max_length, counter=counter)
+    found = dataset.check(source.lines(arguments.dataset), job=job, counter=counter)
     if not found.ok:
         raise UserError(f"{arguments.dataset} cannot be trained on: {found.describe(limit=2)}; `check` shows all")
     instance_types, assumed = source.instances(arguments.instances), _assumed(arguments.assume)

@@ -15,17 +15,17 @@ from heartbeat.cli.account import App, client, connect
 from heartbeat.cli.errors import UserError
 from heartbeat.cli.watch import watch
 from heartbeat.execution import RunRequest
-from heartbeat.job import resolve
+from heartbeat.job import FineTuneJob, resolve
 from heartbeat.plan import INSTANCE_TYPES
 
 
 def run(arguments: argparse.Namespace) -> int:
     given = execution_input(arguments)
     app = connect(arguments.environment)
-    _refuse(given, app)
+    job = _job(given, app)
     local = {field: source.file(name) for field, name in _files(arguments).items() if not _is_in_s3(name)}
     for field, path in local.items():
-        given[field] = upload_dataset(app, path)
+        given[field] = upload_dataset(app, path, job)
     arn = start(app, given, arguments.name)
     if arguments.no_watch:
         screen.say(f"Started {executions.name_of(arn)}; to follow it: python -m heartbeat watch")
@@ -81,10 +81,10 @@ def start(app: App, given: dict[str, Any], name: str | None) -> str:
     return str(answer["executionArn"])
 
 
-def upload_dataset(app: App, path: Path) -> str:
-    """Checks a file and puts it into the data bucket; returns its URI."""
+def upload_dataset(app: App, path: Path, job: FineTuneJob) -> str:
+    """Checks a file as for this job and puts it into the data bucket; returns its URI."""
     with screen.phase("Check dataset") as phase:
-        found = dataset.check(source.lines(str(path)))
+        found = dataset.check(source.lines(str(path)), job=job)
         phase.detail = screen.count(found.stats.rows, "row")
     if not found.ok:
         raise UserError(f"{path} cannot be trained on: {found.describe(limit=2)}; `check` shows all")
@@ -109,12 +109,16 @@ def _json_input(text: str | None) -> dict[str, Any]:
     return found
 
 
-def _refuse(given: dict[str, Any], app: App) -> None:
-    """Raises what the run's first state would, before anything is uploaded or started."""
+def _job(given: dict[str, Any], app: App) -> FineTuneJob:
+    """The job of this input, without the defaults of its base weights, which the run's first state reads.
+
+    Raises what that state would, before anything is uploaded or started.
+    """
     defaults = {
         "dataset": layout.uri(app.data_bucket, layout.DEFAULT_DATASET),
         "instance_types": INSTANCE_TYPES,
         "endpoint_name": app.endpoint_name,
     }
     request = RunRequest.parse(given, defaults)
-    resolve(("the command line", request.hyperparameters))
+    job, _ = resolve(("the command line", request.hyperparameters))
+    return job

@@ -6,19 +6,17 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from heartbeat import layout
+from heartbeat import json_lines, layout
 from heartbeat.cli.errors import UserError
-
-_CHUNK_BYTES = 1 << 20
 
 
 def lines(dataset: str) -> Iterator[bytes]:
     """The lines of a file, or of an object in S3, with their ends. Raises UserError where it cannot be read."""
     if dataset.startswith("s3://"):
-        yield from _object(dataset).iter_lines(_CHUNK_BYTES, keepends=True)
+        yield from json_lines.lines(_object(dataset))
         return
     with file(dataset).open("rb") as opened:
-        yield from opened
+        yield from json_lines.lines(opened)
 
 
 def must_exist(dataset: str) -> None:

@@ -74,7 +74,7 @@ def test_check_shows_errors_before_warnings_and_says_what_it_hides(
     assert "line 4" not in out
     assert "… and 2 more (--max-findings shows them). By kind, of all:" in out
     assert "bad_role x 1, not_json x 1, duplicate x 1" in out
-    assert f"`heartbeat check {broken} --fix` writes a copy" in out
+    assert f"`python -m heartbeat check {broken} --fix` writes a copy" in out
 
 
 def test_check_of_a_file_without_sound_rows_shows_no_figures_of_them(
@@ -115,6 +115,33 @@ def test_check_fix_writes_a_copy_says_what_changed_and_never_overwrites(
     assert not copy.exists()
 
 
+def test_a_repair_of_many_rows_is_told_by_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sound = '{"messages": [{"role": "user", "content": "Hi %d"}, {"role": "assistant", "content": "Hello"}]}\n'
+    file = tmp_path / "chat.jsonl"
+    rows = [sound % 0, "{oops\n", *(sound.replace("user", "human") % n for n in range(1, 5)), sound % 0, "{oops\n"]
+    file.write_text("".join(rows))
+    assert main(["check", str(file), "--fix", "--max-findings", "1"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("  line ") == 1
+    assert "4 x  wrote role 'human' as 'user', line 3" in said
+    assert "2 x  dropped (not_json), line 2" in said
+    assert "1 x  dropped (duplicate), line 7" in said
+    file.with_name("chat.fixed.jsonl").unlink()
+    assert main(["check", str(file), "--fix", "--max-findings", "50"]) == 0
+    assert "x  dropped" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"question,answer\nHi,Hello\n", b"\x1f\x8b\x08\x00", b"\xff\xfe{\x00"])
+def test_a_repair_is_not_offered_where_it_can_only_refuse(
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "other"
+    file.write_bytes(content)
+    assert main(["check", str(file)]) == 1
+    assert "--fix" not in capsys.readouterr().out
+    assert main(["check", str(file), "--fix"]) == 2
+
+
 def test_check_shows_a_chart_and_says_which_tokens_are_estimates(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", STANLEY, "--fast"]) == 0
     said = capsys.readouterr().out
@@ -134,12 +161,12 @@ def test_check_shows_what_the_split_holds_out_of_each_kind(capsys: pytest.Captur
     )
     assert f"fr: {held_out['languages']['fr']} of {summary['languages']['fr']}" in said
     assert f"by questions 1: {held_out['questions']['1']} of {summary['questions']['1']}" in said
-    assert main(["check", STANLEY, "--fast", "--held-out", STANLEY]) == 0
+    assert main(["check", STANLEY, "--fast", "--held-out", STANLEY]) == 1
     assert f"rows by language en x {summary['languages']['en']}" in " ".join(capsys.readouterr().out.split())
 
 
 def test_check_holds_a_held_out_file_against_the_training_file(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", STANLEY, "--held-out", STANLEY, "--json"]) == 0
+    assert main(["check", STANLEY, "--held-out", STANLEY, "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["counts"]["overlap"] > 300
     assert main(["check", STANLEY, "--held-out", "nope.jsonl"]) == 2
     assert "there is no file nope.jsonl" in capsys.readouterr().err

@@ -14,11 +14,13 @@ from heartbeat.conversation import Row
 from heartbeat.dataset import read
 from heartbeat.scores import Scores
 
-STEPS = 300
-"""Fewer than the demo's: what tells learning from none shows long before."""
+STEPS = 250
+"""Fewer than the demo's: what tells learning from none shows long before. Honest and shuffled rows get as many."""
 NUM_ROWS = 50
 """Held-out rows that are asked."""
-ROUTING = score_gate.Rules(bounds={"routing": score_gate.load().bounds["routing"]})
+ROUTING = score_gate.Rules(bounds={"routing": score_gate.Bound(min_gain=0.1)})
+"""What a run of so few steps passes that learns where questions go: the gain was 0.33 (0.18 to 0.45) after 225, 0.50
+(0.33 to 0.60) after 300; with shuffled answers -0.24 (-0.33 to -0.10) after 300."""
 
 
 @pytest.fixture(scope="module")
@@ -75,15 +77,18 @@ def route(exchange: Sequence[Row]) -> str:
     return " + ".join(sorted(set(calls)))
 
 
-def test_it_learns_where_questions_go(learned: Learned, base_answers: list[str]) -> None:
-    """From near chance, a third of the way to where the demo goes."""
-    found = scored(learned, base_answers).metrics["routing"]
-    assert found.base
-    assert found.tuned
-    assert found.difference
-    assert found.base.value < 0.45  # chance, or the commonest answer always
-    assert found.tuned.value > 0.45
-    assert found.difference.low > 0
+def test_it_learns_where_questions_go_and_passes_the_rule_that_the_others_fail(
+    learned: Learned, base_answers: list[str]
+) -> None:
+    """From near chance, part of the way to where the demo goes."""
+    found = scored(learned, base_answers)
+    routing = found.metrics["routing"]
+    assert routing.base
+    assert routing.tuned
+    assert routing.base.value < 0.45  # chance, or the commonest answer always
+    assert routing.tuned.value > 0.45
+    judged = score_gate.verdict(found.to_dict(), ROUTING)
+    assert judged.passed, judged.reasons
 
 
 def test_an_untrained_adapter_fails_the_gate(stanley: list[Row], base_answers: list[str]) -> None:
@@ -99,8 +104,10 @@ def test_an_untrained_adapter_fails_the_gate(stanley: list[Row], base_answers: l
 def test_answers_shuffled_among_routes_fail_the_gate(stanley: list[Row]) -> None:
     rows = shuffled(stanley)
     assert [len(exchanges_of(row)) for row in rows] == [len(exchanges_of(row)) for row in stanley]
-    learned = demo_learns.learn(rows, {"MAX_STEPS": STEPS // 2})
+    learned = demo_learns.learn(rows, {"MAX_STEPS": STEPS})
     asked = learned.cases(NUM_ROWS)
     found = scored(learned, learned.say(asked, adapted=False)).to_dict()
     assert not score_gate.verdict(found).passed
-    assert not score_gate.verdict(found, ROUTING).passed
+    judged = score_gate.verdict(found, ROUTING)
+    assert not judged.passed
+    assert "not enough rows" not in judged.reasons[0]  # it is shown to be no better, not only not shown to be

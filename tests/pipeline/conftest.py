@@ -171,6 +171,15 @@ class Cloud:
             assert time.monotonic() < deadline, f"left behind: {left}"
             time.sleep(0.2)
 
+    def given_to_be_refused(self) -> dict[str, Any]:
+        """The input of a run that the trainer refuses as soon as it has read its data, and nobody before it.
+
+        The check counts some 160 tokens a row, with Llama 4's vocabulary or by estimate; the tiny base's has 325.
+        """
+        rows = [row for row in tiny.conversations(NUM_ROWS) if "tools" in row]
+        dataset = self.put_dataset("refused.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows).encode())
+        return {"dataset": dataset, "hyperparameters": {**QUICK, "MAX_LENGTH": 200}, "deploy": False}
+
     def put_dataset(self, name: str, content: bytes) -> str:
         """Uploads a dataset and returns its URI."""
         key = f"datasets/{name}"

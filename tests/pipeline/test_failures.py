@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -82,7 +83,7 @@ def test_an_incomplete_checkpoint_is_found_before_an_instance_starts(cloud: Clou
 
 
 def test_the_trainers_own_sentence_is_the_cause(cloud: Cloud) -> None:
-    outcome = cloud.run(hyperparameters={**QUICK, "MAX_LENGTH": 32})
+    outcome = cloud.run(**cloud.given_to_be_refused())
     assert_failed(cloud, outcome, "TrainingFailed", "MAX_LENGTH", "/aws/sagemaker/TrainingJobs")
     assert "Traceback" not in outcome.cause
     (job,) = cloud.jobs(outcome.stem)
@@ -98,7 +99,8 @@ def test_no_capacity_anywhere(cloud: Cloud) -> None:
 def transcripts(cloud: Cloud, outcome: Outcome) -> list[dict[str, Any]]:
     """Of a run that the gate stopped, as it says where they are."""
     where = f"s3://{cloud.outputs['ArtifactBucketName']}/runs/{outcome.arn.rsplit(':', 1)[-1]}/gate.json"
-    assert f"held-out rows that failed: {where}" in outcome.cause
+    said = rf"held-out rows failed \(lines \d.*\); all of them, and transcripts of \d+ of their turns: {where}"
+    assert re.search(said, outcome.cause)
     found = json.loads(cloud.run_file(outcome, "gate.json"))
     assert not found["passed"]
     failures: list[dict[str, Any]] = found["scores"]["failures"]

@@ -27,6 +27,10 @@ def test_what_a_run_writes_is_encrypted_with_the_apps_key(cloud: Cloud) -> None:
         "report.html",
         "adapter_model.safetensors",
     } <= names
+    # The check counts for the run's own settings, as the trainer does.
+    assert json.loads(cloud.run_file(outcome, "dataset.json"))["stats"]["max_length"] == int(
+        tiny.HYPERPARAMETERS["MAX_LENGTH"]
+    )
     heads = [s3.head_object(Bucket=bucket, Key=key) for key in keys]
     assert {head["ServerSideEncryption"] for head in heads} == {"aws:kms"}
     assert len({head["SSEKMSKeyId"] for head in heads}) == 1
@@ -43,8 +47,8 @@ def test_rows_of_ones_own_to_judge_by(cloud: Cloud) -> None:
     assert outcome.status == "SUCCEEDED", outcome.cause
     counted = json.loads(cloud.run_file(outcome, "metrics.json"))["rows"]
     trained_on = json.loads(cloud.run_file(outcome, "dataset.json"))["stats"]
-    assert counted == {"training": trained_on["rows"], "heldout": 30, "over_long": 0, "near_repeats": 0}
-    assert trained_on["own_held_out_rows"] == 30
+    assert counted == {"training": trained_on["rows"], "heldout": 27, "over_long": 0, "near_repeats": 3}
+    assert trained_on["own_held_out_rows"] == 27, "the check counts what the trainer judges by"
 
 
 def test_no_capacity_then_the_next_instance(cloud: Cloud) -> None:

@@ -14,13 +14,10 @@ import pytest
 from heartbeat.cli import account, main
 from heartbeat.layout import BASE_MODEL
 from tests.fake_hub import TOKEN
-from tests.pipeline.conftest import MODEL_BUCKET, QUICK, Cloud
+from tests.pipeline.conftest import MODEL_BUCKET, Cloud
 from tests.pipeline.test_failures import assert_failed
 from tests.pipeline.test_permissions import denied
 from tests.pipeline.weights import Weights
-
-TRAIN_ONLY = {"hyperparameters": {**QUICK, "MAX_LENGTH": 32}, "deploy": False}
-"""What the trainer refuses as soon as it has read its data: nothing after that is asked here."""
 
 
 @pytest.fixture
@@ -36,7 +33,7 @@ def weights(cloud: Cloud) -> Iterator[Weights]:
 
 
 def test_a_run_without_weights_brings_them_first(cloud: Cloud, weights: Weights) -> None:
-    outcome = cloud.run(**TRAIN_ONLY)
+    outcome = cloud.run(**cloud.given_to_be_refused())
     states = cloud.states(outcome.arn)
     assert (outcome.error, "MAX_LENGTH" in outcome.cause) == ("TrainingFailed", True), outcome.cause
     assert [name for name in states if "eights" in name or name == "Plan"] == [
@@ -62,7 +59,7 @@ def test_a_run_without_weights_brings_them_first(cloud: Cloud, weights: Weights)
 def test_without_a_token_the_ways_are_named_before_an_instance_starts(cloud: Cloud, weights: Weights) -> None:
     weights.remove_token()
     before = len(weights.executions())
-    outcome = cloud.run(**TRAIN_ONLY)
+    outcome = cloud.run(**cloud.given_to_be_refused())
     says = (
         f"there is no checkpoint at s3://{cloud.outputs['ArtifactBucketName']}/base-models",
         "no Hugging Face token",
@@ -77,7 +74,7 @@ def test_without_a_token_the_ways_are_named_before_an_instance_starts(cloud: Clo
 
 def test_a_refused_token_and_a_licence_are_told_apart(cloud: Cloud, weights: Weights) -> None:
     weights.set_token("hf_no_longer_valid_000000")
-    outcome = cloud.run(**TRAIN_ONLY)
+    outcome = cloud.run(**cloud.given_to_be_refused())
     secret = cloud.outputs["HubTokenSecretArn"]
     assert_failed(cloud, outcome, "BaseModelUnavailable", f"refuses the token in the secret {secret}")
     assert outcome.cause.count("What to do: ") == 1
@@ -148,7 +145,7 @@ def test_wrong_input_is_named(weights: Weights) -> None:
 
 def test_stopping_the_run_stops_the_bringing(cloud: Cloud, weights: Weights) -> None:
     cloud.hub.bytes_per_second = 20_000
-    arn = cloud.start(**TRAIN_ONLY)
+    arn = cloud.start(**cloud.given_to_be_refused())
     cloud.wait_for_state(arn, "Bring base weights")
     weights.wait_for_download()
     (child,) = [each for each in weights.executions() if each["status"] == "RUNNING"]
@@ -166,15 +163,15 @@ def test_weights_elsewhere_are_pointed_at(cloud: Cloud, weights: Weights) -> Non
     assert cloud.hub.folder is not None
     for path in cloud.hub.folder.iterdir():
         s3.upload_file(str(path), MODEL_BUCKET, f"scout/{path.name}")
-    outcome = cloud.run(**TRAIN_ONLY, base_model=f"s3://{MODEL_BUCKET}/scout")
+    outcome = cloud.run(**cloud.given_to_be_refused(), base_model=f"s3://{MODEL_BUCKET}/scout")
     assert outcome.error == "TrainingFailed", outcome.cause
     (job,) = cloud.jobs(outcome.stem)
     sources = [channel["DataSource"]["S3DataSource"]["S3Uri"] for channel in job["InputDataConfig"]]
     assert f"s3://{MODEL_BUCKET}/scout/" in sources
     assert weights.made("bf16") == set()
-    outcome = cloud.run(**TRAIN_ONLY, base_model=f"s3://{MODEL_BUCKET}/none/")
+    outcome = cloud.run(**cloud.given_to_be_refused(), base_model=f"s3://{MODEL_BUCKET}/none/")
     assert_failed(cloud, outcome, "BaseModelUnavailable", f"there is no checkpoint at s3://{MODEL_BUCKET}/none/")
-    outcome = cloud.run(**TRAIN_ONLY, base_model="s3://nobodys/scout/")
+    outcome = cloud.run(**cloud.given_to_be_refused(), base_model="s3://nobodys/scout/")
     assert_failed(cloud, outcome, "InputInvalid", "extra_model_buckets")
 
 
@@ -190,7 +187,7 @@ def test_weights_elsewhere_are_pointed_at(cloud: Cloud, weights: Weights) -> Non
 def test_each_permission_is_needed(role: str, action: str, cloud: Cloud, weights: Weights) -> None:
     del weights
     with denied(cloud, role, action):
-        outcome = cloud.run(**TRAIN_ONLY)
+        outcome = cloud.run(**cloud.given_to_be_refused())
     assert (outcome.status, outcome.error) == ("FAILED", "PermissionMissing"), outcome.cause
     assert action in outcome.cause
 

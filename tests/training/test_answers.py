@@ -12,6 +12,7 @@ import torch
 
 from heartbeat import held_out_sample, persona
 from heartbeat.asking import row_bytes
+from heartbeat.cases import name_of
 from heartbeat.chat import render
 from heartbeat.job import FineTuneJob
 from heartbeat.turn_rules import METRICS
@@ -64,7 +65,11 @@ def test_scores_of_base_and_tuned_lie_beside_the_adapter(asked: Path) -> None:
     assert found["metrics"]["general"]["turns"] == 1
     assert set(found["metrics"]) == {*METRICS, "general"}
     # A random model calls no tool: the row that does failed, and its transcript is there.
-    assert found["failed_rows"] == len({failure["row"] for failure in found["failures"]}) >= 1
+    assert {row["row"] for row in found["failed_rows"]} == {failure["row"] for failure in found["failures"]} != set()
+    rows = (asked / "input/data/training/chat.jsonl").read_text().splitlines()
+    for failed in found["failed_rows"]:
+        assert name_of(json.loads(rows[failed["line"] - 1])) == failed["row"]
+        assert failed["metrics"]
     assert all(failure["transcript"] and failure["expected"] for failure in found["failures"])
     assert "unscored" not in found
 
@@ -164,6 +169,7 @@ def asking(base: Path, tmp_path: Path) -> Asking:
             sample={},
         ),
         num_heldout_rows=4,
+        heldout_lines={},
         llama=llama,
         tokenizer=ChatTokenizer(base),
         ranks=Ranks(),

@@ -146,6 +146,11 @@ def lost_host(root: Path) -> None:
     (root / "input/config/resourceconfig.json").write_text('{"current_host": "x", "hosts": ["algo-1", "algo-2"]}')
 
 
+def held_out_copies(root: Path) -> None:
+    (root / "input/data/heldout").mkdir()
+    (root / "input/data/heldout/own.jsonl").write_bytes((root / "input/data/training/chat.jsonl").read_bytes())
+
+
 def no_time(root: Path) -> None:
     edit(root / "input/config/hyperparameters.json", MAX_RUNTIME_SECONDS="1")
 
@@ -156,6 +161,7 @@ def no_time(root: Path) -> None:
         (no_dataset, "holds no .jsonl file; put the dataset there"),
         (broken_row, "chat.jsonl: line 25: is not JSON"),
         (empty_dataset, "no row is left to train on"),
+        (held_out_copies, "no row of own.jsonl is left to judge by: 24 of 24 nearly repeat training rows"),
         (nothing_supervised, "chat.jsonl: line 1: has weight 0 on every assistant turn"),
         (all_over_long, "every training row is longer than MAX_LENGTH=512"),
         (another_architecture, "describes a model of type 'llama'; this trainer trains Llama 4 only"),

@@ -69,6 +69,6 @@ def test_a_step_has_the_flops_that_the_planner_says(targets: tuple[str, ...]) ->
 
 
 def products_that_nobody_reads(shape: ModelShape, targets: tuple[str, ...]) -> int:
-    """FLOPs a token that the plan counts and the trainer leaves out: a recomputed layer does not add the adapter to what
-    the shared expert gives. 0.02% of Scout's."""
+    """FLOPs a token that the plan counts and the trainer leaves out: a recomputed layer does not add the adapter to
+    what the shared expert gives. 0.02% of Scout's."""
     return 2 * RANK * shape.hidden_size * shape.num_layers if "shared_expert" in targets else 0

@@ -171,9 +171,9 @@ def test_another_seed_drops_other_inputs() -> None:
 
 
 def summed_loss(llama: Llama, one: MicroBatch, *, adapted: bool) -> float:
-    (found,) = llama.loss([one], num_batches=1, adapted=adapted)
+    (found,) = llama.losses([one], num_batches=1, adapted=adapted)
     assert found is not None
-    return found.item()
+    return found.sum().item()
 
 
 def test_a_token_goes_through_its_own_expert_alone() -> None:
@@ -242,8 +242,9 @@ def test_an_interrupted_evaluation_says_so_and_the_next_is_whole() -> None:
     llama = build(meta.load("scout"), placement=Placement(group_size=3))
     batches = [batch([document]) for document in documents()]
 
-    def losses(**options: Any) -> list[torch.Tensor | None]:
-        return list(llama.loss(batches, num_batches=len(batches), adapted=True, **options))
+    def losses(**options: Any) -> list[list[float] | None]:
+        found = llama.losses(batches, num_batches=len(batches), adapted=True, **options)
+        return [None if group is None else group.tolist() for group in found]
 
     whole = losses()
     assert len(whole) == 3

@@ -38,6 +38,7 @@ def chosen(
         training=[row] * 80,
         heldout=[],
         heldout_rows=[],
+        heldout_lines={},
         tools={},
         num_over_long=0,
         num_near_repeats=0,

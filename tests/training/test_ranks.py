@@ -76,6 +76,15 @@ def alone(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def assert_same_losses(one: Path, other: Path) -> None:
+    """Of the held-out rows, and of each of them: the intervals are made of the rows' own."""
+    found, expected = read(one)["heldout"], read(other)["heldout"]
+    for name in ("rows", "supervised_tokens", "base_loss", "tuned_loss"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-4)
+    for part in ("base", "tuned", "ratio"):
+        assert found["loss"][part] == pytest.approx(expected["loss"][part], rel=1e-4)
+
+
 @pytest.mark.parametrize(("mode", "num"), [("sharded", 2), ("streamed", 3)])
 def test_the_numbers_of_one_rank(base: Path, alone: Path, tmp_path: Path, mode: str, num: int, free_port: int) -> None:
     root = tiny.lay_out(tmp_path / "ml", base, **STEPS, MODE=mode)
@@ -86,7 +95,7 @@ def test_the_numbers_of_one_rank(base: Path, alone: Path, tmp_path: Path, mode: 
     for (_, loss), (_, expected) in zip(other["loss_curve"], one["loss_curve"], strict=True):
         assert loss == pytest.approx(expected, rel=1e-5)
     assert other["tokens_trained"] == one["tokens_trained"]
-    assert other["heldout"] == pytest.approx(one["heldout"], rel=1e-4)
+    assert_same_losses(root, alone)
     scored = [read(folder, "scores.json") for folder in (root, alone)]
     assert scored[0]["metrics"]["persona"]["turns"] == scored[1]["metrics"]["persona"]["turns"] > 0
     assert scored[0]["asked"]["base"]["tokens"] == scored[1]["asked"]["base"]["tokens"]
@@ -229,5 +238,5 @@ sys.exit(launch(["-m", "training_code.train"], num_processes=1, cluster=cluster)
         variables = tiny.child_environment(root, OMP_NUM_THREADS="1", MASTER_PORT=str(free_port))
         started.append(subprocess.Popen([sys.executable, "-c", code], env=variables))
     assert [process.wait(timeout=120) for process in started] == [0, 0]
-    assert read(tmp_path / "host-0")["heldout"] == pytest.approx(read(alone)["heldout"], rel=1e-4)
+    assert_same_losses(tmp_path / "host-0", alone)
     assert not (tmp_path / "host-1/model/metrics.json").exists(), "one machine speaks for both"

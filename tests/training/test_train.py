@@ -108,6 +108,15 @@ def test_leaves_what_the_contract_names(trained: Path) -> None:
 def test_learns_and_passes_the_gate(trained: Path) -> None:
     heldout = read(trained)["heldout"]
     assert heldout["tuned_loss"] < 0.9 * heldout["base_loss"]
+    for name, base, tuned in (
+        ("loss", heldout["base_loss"], heldout["tuned_loss"]),
+        ("perplexity", math.exp(heldout["base_loss"]), math.exp(heldout["tuned_loss"])),
+    ):
+        found = heldout[name]
+        assert (found["rows"], found["tokens"]) == (heldout["rows"], heldout["supervised_tokens"])
+        assert found["base"]["value"] == pytest.approx(base)
+        assert found["tuned"]["low"] < found["tuned"]["value"] < found["tuned"]["high"]
+        assert found["tuned"]["value"] == pytest.approx(tuned)
     bounds = gate.Thresholds(min_rows=1, min_supervised_tokens=1)
     assert gate.verdict(read(trained), bounds).passed
 
@@ -342,7 +351,7 @@ def train_by(root: Path, *, started_before: float) -> float:
         patched.setattr(Clock, "of_process", lambda: Clock(limit_seconds=math.inf, now=watch, started=0.0))
         patched.setattr("training_code.run.time", SimpleNamespace(monotonic=watch))
         patched.setattr("training_code.run.train_step", watch.taking(3, step.train_step))
-        patched.setattr(Llama, "loss", watch.taking(5, Llama.loss))
+        patched.setattr(Llama, "losses", watch.taking(5, Llama.losses))
         patched.setattr(checkpoint, "save", watch.taking(1, checkpoint.save))
         assert train(root) == 0
     return watch.now
@@ -381,13 +390,13 @@ def test_rows_over_max_length_are_left_out_and_counted(base: Path, tmp_path: Pat
     assert counted["training"] + counted["heldout"] == 12
 
 
-def test_a_heldout_channel_is_used_whole(base: Path, tmp_path: Path) -> None:
+def test_a_heldout_channel_is_used_but_for_what_was_trained_on(base: Path, tmp_path: Path) -> None:
     root = tiny.lay_out(tmp_path / "ml", base, rows=tiny.conversations(8), MAX_STEPS=1, WARMUP_STEPS=0)
     (root / "input/data/heldout").mkdir()
-    lines = (json.dumps(row) + "\n" for row in tiny.conversations(13)[8:])
+    lines = (json.dumps(row) + "\n" for row in tiny.conversations(13)[7:])
     (root / "input/data/heldout/more.jsonl").write_text("".join(lines))
     assert train(root) == 0
-    assert read(root)["rows"] == {"training": 8, "heldout": 5, "over_long": 0, "near_repeats": 0}
+    assert read(root)["rows"] == {"training": 8, "heldout": 5, "over_long": 0, "near_repeats": 1}
 
 
 def test_training_defaults_of_the_base_yield_to_hyperparameters(base: Path, tmp_path: Path) -> None:

@@ -94,14 +94,15 @@ def test_less_memory_takes_more_walks() -> None:
 def test_more_memory_that_saves_no_batch_slows_none() -> None:
     """The batches of a round are of like size: 600 prompts are three of 200 before and after, not 256, 256 and 88."""
     known, work = CATALOG.get("ml.p5.4xlarge"), replace(WORK, prompts=600)
-    answers = []
+    asked = []
     for gib in range(78, 100):
         found = timing.estimate(SCOUT, JOB, work, replace(known, gpu_memory_gib=float(gib)), "resident", STORED)
         assert found is not None
         assert found.asking is not None
-        answers.append(found.asking.seconds)
+        asked.append(found.asking)
+    answers = [one.seconds for one in asked]
     assert answers == sorted(answers, reverse=True)
-    assert found.asking.rows_together == 200
+    assert asked[-1].rows_together == 200
 
 
 def test_with_a_rate_of_the_users_own_a_walk_costs_a_forward_pass_where_nothing_was_measured() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from heartbeat.dataset import DatasetError, DatasetStats, check, read
 from heartbeat.held_out import is_held_out, split
+from heartbeat.job import FineTuneJob
 
 TOOLS = [{"type": "function", "function": {"name": "pinecone_search", "parameters": {"type": "object"}}}]
 
@@ -60,7 +61,8 @@ SOUND = [
     line(user(), calling(call()), tool(""), calling(call()), tool("none"), assistant()),
     line(user(), assistant(tool_calls=None, weight=0), user(), assistant("Yes.", weight=1)),
     line({**user(), "name": "fan"}, assistant(), source="forum", tools=None),
-    # The card's style of row: a system prompt, a question, a routed call, its result and the answer.
+    # In the card's format ({"messages": [{"role": "system", …}, {"role": "user", …}, {"role": "assistant", …}]}); its
+    # own text is not available to us. With a routed call and its result, as Stanley's rows have them.
     json.dumps(
         {
             "messages": [
@@ -99,7 +101,8 @@ def test_a_sound_row_has_no_findings(text: bytes) -> None:
 
 
 BAD = [
-    (b"{", "not_json", "is not JSON: Expecting property name"),
+    (b"{x}", "not_json", "is not JSON: Expecting property name"),
+    (b'{"messages": ' + b"1" * 5000 + b"}", "not_json", "has a number of over 4300 digits; write it as a text"),
     (b'{"messages": NaN}', "not_json", "NaN is not a JSON number"),
     (b"[" * 100_000, "not_json", "nested too deeply"),
     (b"[" * 70 + b"]" * 70, "not_json", "nested over 64 levels deep"),
@@ -108,14 +111,27 @@ BAD = [
     ("é".encode("latin-1"), "encoding", "byte 0xe9 at 0 is not UTF-8; save the file as UTF-8"),
     (b'{"messages": "\\ud800"}', "encoding", "half a surrogate pair"),
     (b"\xef\xbb\xbf" + SOUND[0], "encoding", "byte-order mark; save the file as UTF-8 without BOM"),
-    (SOUND[0].decode().encode("utf-16"), "encoding", "is UTF-16; save the file as UTF-8"),
-    (b"\x1f\x8b\x08", "encoding", "is gzip; upload the file unpacked"),
+    (
+        b'{"messages": [\n',
+        "not_json",
+        "it ends before the object does; write the whole object on one line",
+    ),
+    (SOUND[0].decode().encode("utf-16"), "other_format", "is UTF-16; save the file as UTF-8"),
+    (SOUND[0].decode().encode("utf-16-le"), "other_format", "is UTF-16; save the file as UTF-8"),
+    (b"\x1f\x8b\x08", "other_format", "is gzip; upload the file unpacked"),
+    (b"[\n", "other_format", "is a JSON list of rows; write one object a line, as `jq"),
+    (b"[" + SOUND[0], "other_format", "is a JSON list of rows; write one object a line, as `jq"),
+    (b"[" + SOUND[0].strip() + b"]", "not_an_object", "is a JSON list of rows; write one object a line, as `jq"),
     (b"{}", "no_messages", 'has no messages; write {"messages"'),
     (b'{"message": []}', "no_messages", "has no messages; rename 'message'"),
     (b'{"messages": []}', "no_messages", "has an empty list as messages"),
     (b'{"conversations": []}', "no_messages", "ShareGPT's form"),
     (line("Hi"), "bad_message", "messages[0] is a text; write an object"),  # type: ignore[arg-type]
     (line({"role": "human", "content": "x"}), "bad_role", "has role \"human\"; write 'user'"),
+    (line({"role": "Assistant", "content": "x"}), "bad_role", "has role \"Assistant\"; write 'assistant'"),
+    (line({"content": "x"}), "bad_role", "messages[0] has no role; the roles are"),
+    (b'{"messages": null}', "no_messages", "has null as messages; write a list"),
+    (line(user(), calling(call()), tool(None), assistant()), "empty_content", 'write "" where the tool had nothing'),
     (line({"role": [], "content": "x"}), "bad_role", "the roles are system, user, assistant, tool"),
     (line(system()), "no_assistant", "has no assistant turn"),
     (line(user()), "no_assistant", "has no assistant turn"),
@@ -200,13 +216,13 @@ def test_duplicates_are_told_whatever_their_keys_order_and_ids() -> None:
 
 def test_a_row_over_max_length_is_a_warning_and_its_tokens_are_kept_apart() -> None:
     long = line(user("word " * 400), assistant())
-    report = check([long, SOUND[0]], max_length=256)
+    report = check([long, SOUND[0]], job=FineTuneJob(max_length=256))
     assert [finding.code for finding in report.warnings] == ["over_long"]
     assert "over MAX_LENGTH=256" in report.warnings[0].message
     stats = report.stats
     assert (stats.over_long_rows, stats.trainable_rows) == (1, 1)
     assert 0 < stats.trainable_tokens < stats.over_long_tokens < stats.tokens
-    assert check([long, SOUND[0]], max_length=4096).findings == ()
+    assert check([long, SOUND[0]], job=FineTuneJob(max_length=4096)).findings == ()
 
 
 def test_a_name_that_the_endpoints_parser_cannot_read_is_a_warning() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from heartbeat.dataset import check
 from heartbeat.held_out import split
+from heartbeat.job import FineTuneJob
 from heartbeat.similar import NEAR, NearRows, SeenRows, likeness, sketch_of
 from tests.unit.test_dataset import SOUND, assistant, call, calling, line, system, tool, user
 
@@ -32,6 +33,8 @@ def test_a_key_that_is_there_twice_is_an_error_at_any_depth() -> None:
     assert report.errors[0].code == "duplicate_key"
     assert 'has the key "content" twice in one object' in report.errors[0].message
     assert codes(line(user(), calling(call(arguments='{"a": 1, "a": 2}')))) == ["bad_arguments"]
+    report = check([line(user(), calling(call(arguments='{"a": 1, "a": 2}')))])
+    assert 'has arguments whose text has the key "a" twice in one object' in report.errors[0].message
 
 
 def test_arguments_are_held_against_the_declared_schema() -> None:
@@ -66,6 +69,21 @@ def test_arguments_are_held_against_the_declared_schema() -> None:
         ("Write to stan@example.com, not a task-force.", None),
         ("Sorry about the wait: Suzuki leads. I can help with more.", None),
         ("He can't skate backwards.", None),
+        ("I don't have access to that.", "refusal"),
+        ("I must decline to answer that question.", "refusal"),
+        ("No, I won't do that.", "refusal"),
+        ("Je suis désolée, je ne suis pas en mesure de répondre.", "refusal"),
+        ("Je regrette, je ne peux pas t'aider avec ça.", "refusal"),
+        ("No, he won't: I have the numbers here.", None),
+        ("Je ne suis pas surpris: il a marqué.", None),
+        ("aws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "secret"),
+        ("AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "secret"),
+        ("Use ASIAIOSFODNN7EXAMPLE for now.", "secret"),
+        *((f"Use gh{kind}_" + "a1B2" * 9, "secret") for kind in "oprs"),
+        ("Use sk_live_" + "a1B2" * 6, "secret"),
+        ("The password: hunter2", "secret"),
+        ("The secret of a good password: length.", None),
+        ("See icon@2x.png and @canadiensmtl.", None),
     ],
 )
 def test_doubtful_content_is_a_warning_that_does_not_repeat_it(answer: str, code: str | None) -> None:
@@ -77,6 +95,21 @@ def test_doubtful_content_is_a_warning_that_does_not_repeat_it(answer: str, code
 
 def test_what_is_in_a_tools_arguments_counts_too() -> None:
     assert codes(line(user(), calling(call(arguments={"to": "a@b.ca"})))) == ["email"]
+
+
+def test_what_is_in_the_tools_counts_too() -> None:
+    tools = declared(type="object", description="use AKIAIOSFODNN7EXAMPLE, or ask stan@canadiens.ca")
+    row = line(user(), assistant(), tools=tools)
+    assert codes(row, row.replace(b"Habs", b"Canadiens")) == ["secret", "email"] * 2
+    assert check([row]).warnings[0].message.startswith("tools holds what looks like an AWS access key")
+
+
+def test_a_refusal_before_the_last_answer_is_told_and_one_that_is_not_learned_is_not() -> None:
+    refusal = "I can't help with that."
+    row = [user(), assistant(refusal), user("Why?"), assistant("Because of the rules.")]
+    (found,) = check([line(*row)]).warnings
+    assert found.message.startswith("messages[1] answers with a refusal (\"I can't help")
+    assert codes(line(user(), assistant(refusal, weight=0), *row[2:])) == []
 
 
 def test_an_escape_hides_nothing() -> None:
@@ -93,8 +126,12 @@ def test_tools_out_of_balance_are_findings_of_the_file() -> None:
     assert any("calls a tool in every row" in message for message in messages)
     rows += [line(user("Rare?"), calling(call("parquet_query", "{}")), tools=tools), line(user(), assistant())]
     assert [str(finding) for finding in check(rows).warnings] == [
-        "the file: warning: calls 'parquet_query' 1 times of 41: too rare to learn when; add rows that do"
+        "the file: warning: calls 'parquet_query' once of 41: too rare to learn when; add rows that do",
+        "the file: warning: calls a tool in 41 of 42 rows: too few without a call to learn when to answer without; "
+        "add some",
     ]
+    plain = [line(user(f"Plain {i}?"), assistant()) for i in range(5)]
+    assert codes(*rows, *plain) == ["tool_imbalance"]
 
 
 def said(words: list[str]) -> dict[str, Any]:
@@ -184,6 +221,23 @@ def test_a_held_out_file_is_checked_and_its_overlap_found() -> None:
     assert report.stats.rows == 2
 
 
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        ([], "has no rows; write one JSON object a line"),
+        ([b"\n", b"  \n"], "has no rows"),
+        ([SOUND[0], SOUND[0]], "has no row left to judge by, of 2 that are sound"),
+        ([line(user("word " * 9000), assistant())], "has no row left to judge by, of 1 that are sound"),
+        ([b"\x1f\x8b\x08"], "is gzip"),
+    ],
+)
+def test_a_held_out_file_that_leaves_nothing_to_judge_by_is_an_error(own: list[bytes], words: str) -> None:
+    report = check([SOUND[0], SOUND[1]], held_out=own)
+    assert (report.num_errors, report.stats.own_held_out_rows) == (1, 0)
+    assert str(report.errors[0]).startswith("held-out ")
+    assert words in report.errors[0].message
+
+
 @given(st.integers(0, 30), st.integers(0, 10**6), st.floats(0.1, 0.5))
 def test_no_row_moves_across_and_near_duplicates_never_face_each_other(extra: int, seed: int, fraction: float) -> None:
     draw = random.Random(seed)
@@ -219,7 +273,7 @@ def test_strata_are_counted_with_what_the_split_holds_out_of_them() -> None:
         line(*[one for n in range(1 + i % 11) for one in (user(f"What is the {i} of {n}?"), assistant())])
         for i in range(66)
     ] + [line(user(f"Où est le {i} de la liste?"), calling(call()), tool(), assistant()) for i in range(60)]
-    summary = check(rows, held_out_fraction=0.3, seed=1).summary
+    summary = check(rows, job=FineTuneJob(held_out_fraction=0.3, seed=1)).summary
     kept = split([json.loads(row) for row in rows], 0.3, 1)
     held_out = [row["messages"] for row in (*kept.heldout, *kept.left_out)]
     asked = [sum(message["role"] == "user" for message in row) for row in held_out]

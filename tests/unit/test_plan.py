@@ -24,6 +24,7 @@ from heartbeat.plan import Plan, plan_run
 from heartbeat.scout import SCOUT, ModelShape
 from heartbeat.timing import Assumed
 from heartbeat.workload import Workload
+from tests.unit.test_dataset import assistant, line, user
 from tests.unit.test_serving_plan import TINY
 
 CATALOG = catalog.load()
@@ -255,7 +256,8 @@ def test_micro_batches_are_what_there_is_memory_for() -> None:
     sizes = {}
     for gib in (79.0, 66.0, 64.5):
         tight = Catalog({"ml.p5.4xlarge": replace(known, gpu_memory_gib=gib)})
-        (candidate,) = plan(catalog=tight, instance_types=["ml.p5.4xlarge"], job=job).considered
+        stats = dataset(20_000, 2048)
+        (candidate,) = plan(stats=stats, catalog=tight, instance_types=["ml.p5.4xlarge"], job=job).considered
         assert candidate.gpu_memory_needed_gib <= gib
         sizes[gib] = candidate.micro_batch_tokens
     assert list(sizes.values()) == [8192, 4096, 2048]
@@ -516,6 +518,16 @@ def test_what_is_promised_ends_in_time_and_within_the_budget(
 def test_rows_of_ones_own_to_judge_by_take_none_from_training() -> None:
     work = Workload.of(FineTuneJob(), replace(SMALL, own_held_out_rows=40))
     assert (work.training_rows, work.heldout_rows) == (SMALL.trainable_rows, 40)
+
+
+def test_a_dataset_is_planned_with_the_max_length_that_it_was_checked_for() -> None:
+    rows = [line(user("word " * 4_900), assistant(f"Answer {i}.")) for i in range(12)]
+    job = FineTuneJob(max_length=8191)
+    stats = check(rows, job=job).stats
+    assert 4096 < stats.longest_row_tokens < 8191
+    assert Workload.of(job, stats).training_rows == 11
+    with pytest.raises(ValueError, match=r"checked for MAX_LENGTH=4096, and the job has 8191: check it again"):
+        Workload.of(job, check(rows).stats)
 
 
 def test_a_run_that_asks_for_no_answers_is_told_that_the_gate_will_refuse_it() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heartbeat import charts, quality, report
+from heartbeat import charts, held_out_loss, quality, report
 from heartbeat.cases import cases, expected_text
 from heartbeat.scores import measure, unscored
 from tests.unit.test_turn_rules import PERSONA, ROW
@@ -48,7 +48,7 @@ def record(**parts: Any) -> dict[str, Any]:
     return {"execution": EXECUTION, "state": {"run": {"endpoint_name": "heartbeat-dev", "deploy": True}}, **parts}
 
 
-METRICS = {
+METRICS: dict[str, Any] = {
     "status": "completed",
     "steps_done": 40,
     "steps_planned": 40,
@@ -106,7 +106,10 @@ def judged(tuned: list[str]) -> tuple[str, str]:
     scores = measure(held, [""] * len(held), tuned, PERSONA).to_dict()
     figures = {"seconds": 2.0, "tokens": 40, "tokens_per_second": 20.0, "answers_cut": 3}
     asked = {"turns": len(held), "rows": 1, "heldout_rows": 4, "probes": 7, "max_new_tokens": 9}
-    gate = quality.record(METRICS, {**scores, "asked": {**asked, "base": figures, "tuned": figures}})
+    loss = held_out_loss.measure([60.0, 66.0], [28.0, 32.0], [20, 20])
+    assert loss is not None
+    metrics = {**METRICS, "heldout": {**METRICS["heldout"], **loss.to_dict()}}
+    gate = quality.record(metrics, {**scores, "asked": {**asked, "base": figures, "tuned": figures}})
     page = report.page(record(metrics=METRICS, gate=json.loads(json.dumps(gate))))
     return page, read(page)
 
@@ -123,13 +126,16 @@ def test_the_gate_shows_bounds_routes_strata_and_transcripts() -> None:
         "Where it is right",
         "by language",
         "Held-out rows that failed: 1",
+        "All, by line",
         "<b>nonsense</b>",
         "no call that can be read",
     ):
         assert shown in " ".join(text.split()), shown
     assert "<b>nonsense</b>" not in page
+    for shown in ("at most 0.95", "perplexity 2 40", "4.48 4.06 to 4.95"):
+        assert shown in " ".join(text.split()), shown
     assert right[0] in text, "what was expected, beside what was said"
-    assert page.count("<details>") == 2, "the reasons in words, and the one turn that failed"
+    assert page.count("<details>") == 3, "the reasons in words, the rows that failed, and the one turn"
 
 
 def test_a_run_without_answers_says_why_and_shows_no_table() -> None:

@@ -128,7 +128,7 @@ def test_a_perfect_copy_scores_one() -> None:
     assert found.confusion["tuned"] == {"query": {"query": 3}}
     assert found.confusion["base"] == {"query": {"(nothing said)": 3}}
     assert found.failures == []
-    assert found.failed_rows == 0
+    assert found.failed_rows == []
     assert found.metrics["routing"].turns == found.metrics["routing"].conversations == 3
 
 
@@ -144,14 +144,14 @@ def test_failures_come_with_their_transcripts() -> None:
     assert second.expected == "He scored 11 goals, and that is what the team needs."
     assert (second.base, second.tuned) == ("", "That is 12 goals.")
     assert len(first.row) == 12
-    assert found.failed_rows == 1
+    assert [row.line for row in found.failed_rows] == [None]
     json.dumps(found.to_dict())
 
 
 def test_failures_are_bounded_in_number_and_length() -> None:
     found = run(["x" * 10_000, "That is 12 goals."], count=30)
     assert len(found.failures) == MAX_FAILURES
-    assert found.failed_rows == 30
+    assert len(found.failed_rows) == 30
     assert all(len(failure.tuned) <= 1500 for failure in found.failures)
     # A rare way of failing is not hidden behind a common one.
     assert any("figures" in failure.problems for failure in found.failures)
@@ -159,6 +159,15 @@ def test_failures_are_bounded_in_number_and_length() -> None:
     assert {name for failure in few.failures for name in failure.problems} >= {"routing"}
     assert len(few.failures) == 2
     assert run(["x", "x"], max_failures=0).failures == []
+
+
+def test_every_row_that_failed_is_kept_with_its_line() -> None:
+    held = cases([ROW, {**ROW, "messages": [user("Hello"), says("Hello.")]}])
+    right = [expected_text(case) for case in held]
+    found = measure(held, right, ["x", *right[1:]], PERSONA, lines={held[0].row: 7}, max_failures=0)
+    (failed,) = found.failed_rows
+    assert (failed.row, failed.line) == (held[0].row, 7)
+    assert "routing" in failed.metrics
 
 
 def test_the_general_probes_are_a_metric() -> None:
