@@ -7,6 +7,7 @@ stamped with a hash of the files that it depends on, so a second run ends at onc
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import platform
@@ -17,7 +18,7 @@ import tempfile
 import urllib.request
 import venv
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 if __package__ in (None, ""):  # run as a file
@@ -52,6 +53,25 @@ def make_environment(root: Path) -> None:
     """Python packages, then the Node packages with the Node that came among them. Raises StepError."""
     logs = root / ".build" / "logs"
     logs.mkdir(parents=True, exist_ok=True)
+    with alone(logs / "environment.lock"):
+        _make_environment(root, logs)
+
+
+@contextlib.contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """After whoever else makes this environment: two at once would leave packages half unpacked."""
+    with lock.open("w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("  Another make is making this environment; waiting for it", flush=True)
+            fcntl.flock(held, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            pass
+        yield
+
+
+def _make_environment(root: Path, logs: Path) -> None:
     python, stamp = root / ".venv" / "bin" / "python", root / ".venv" / ".stamp"
     # A virtual environment dies with the Python that made it: then its link leads nowhere.
     if not (python.exists() and is_fresh(stamp, python_key(root))):

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,23 @@ def test_a_second_time_installs_nothing(checkout: Path, installed: list[str]) ->
     assert installed == ["python", "node"]
     environment.make_environment(checkout)
     assert installed == ["python", "node"]
+
+
+def test_two_at_once_wait_for_each_other(
+    checkout: Path, installed: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock = checkout / ".build" / "logs" / "environment.lock"
+    lock.parent.mkdir(parents=True)
+    with environment.alone(lock):
+        second = threading.Thread(target=environment.make_environment, args=(checkout,))
+        second.start()
+        said = ""
+        while "waiting for it" not in said:
+            assert second.is_alive()
+            said += capsys.readouterr().out
+        assert not installed
+    second.join()
+    assert installed
 
 
 @pytest.mark.parametrize(
