@@ -17,7 +17,8 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ def measure(arguments: argparse.Namespace, where: torch.device, ranks: Ranks) ->
     optimizer = torch.optim.AdamW([flat], lr=1e-4, weight_decay=0.0, fused=True)
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
-    seconds, parts, tokens, supervised, loss = [], [], 0, 0, math.nan
+    timed: list[_Timed] = []
+    loss = math.nan
     for number in range(arguments.warm_up + arguments.steps):
         part = _part(arguments, llama, ranks, number)
         marks = _Marks(where)
@@ -98,12 +100,12 @@ def measure(arguments: argparse.Namespace, where: torch.device, ranks: Ranks) ->
         if ranks.is_first:
             print(f"step {number}: {took:.3f} s, loss {loss:.3f}", flush=True)
         if number >= arguments.warm_up:
-            seconds.append(took)
-            parts.append(marks.seconds())
-            tokens, supervised = part.num_tokens, part.num_supervised
+            timed.append(_Timed(took, part, marks.seconds()))
     if arguments.profile:
         _profile(llama, _part(arguments, llama, ranks, 99), optimizer, ranks, arguments.profile)
-    median = statistics.median(seconds)
+    usual = _usual(timed)
+    part, median = usual[0].part, statistics.median(one.seconds for one in usual)
+    tokens, supervised = part.num_tokens, part.num_supervised
     starting = _launch_seconds(llama, ranks) if where.type == "cuda" and arguments.mode == "resident" else None
     flops = llama.architecture.shape.training_flops_per_token(
         context=MEAN_CONVERSATION_TOKENS if arguments.lengths == "chat" else arguments.max_length,
@@ -115,8 +117,9 @@ def measure(arguments: argparse.Namespace, where: torch.device, ranks: Ranks) ->
     return {
         "tokens_per_second": tokens / median,
         "seconds_per_step": median,
-        "seconds_of_steps": seconds,
-        "seconds_by_part": {name: statistics.median(part[name] for part in parts) for name in parts[0]},
+        "seconds_of_steps": [one.seconds for one in timed],
+        "micro_batches_of_steps": [one.part.num_batches for one in timed],
+        "seconds_by_part": {name: statistics.median(one.by_part[name] for one in usual) for name in usual[0].by_part},
         "tokens_per_step": tokens,
         "supervised_share": supervised / tokens,
         "micro_batches_per_gpu": part.num_batches,
@@ -130,6 +133,22 @@ def measure(arguments: argparse.Namespace, where: torch.device, ranks: Ranks) ->
         "last_loss": loss,
         **machine.record(arguments, where, ranks),
     }
+
+
+@dataclass(frozen=True)
+class _Timed:
+    """A step that counts."""
+
+    seconds: float
+    part: Part
+    by_part: Mapping[str, float]
+
+
+def _usual(timed: Sequence[_Timed]) -> list[_Timed]:
+    """Those with the number of micro-batches that most steps have: rows of chance lengths fill one more now and then,
+    and a small one takes as long as a full one where the processor is waited for."""
+    most = statistics.mode(one.part.num_batches for one in timed)
+    return [one for one in timed if one.part.num_batches == most]
 
 
 def _part(arguments: argparse.Namespace, llama: Llama, ranks: Ranks, number: int) -> Part:

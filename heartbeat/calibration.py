@@ -182,7 +182,10 @@ class Backtest:
 
 
 def backtest(measurements: Sequence[Measurement], catalog: Catalog) -> list[Backtest]:
-    """Every measurement, predicted from all others; memory rests on none of them."""
+    """Every measurement, predicted from all others; memory rests on none of them.
+
+    What the machine's processor takes to start kernels is taken as it was measured beside the steps, where it was.
+    """
     found = []
     for m in measurements:
         others = [other for other in measurements if other is not m]
@@ -198,6 +201,8 @@ def backtest(measurements: Sequence[Measurement], catalog: Catalog) -> list[Back
         movement = rates.movement_seconds(work) if rates else None
         seconds = None
         if rates and movement is not None:
+            # What starting kernels takes is the machine's own matter, on that day: measured beside the steps.
+            rates = replace(rates, seconds_per_launch=m.launch_seconds or rates.seconds_per_launch)
             seconds = max(rates.arithmetic_seconds(work), movement, rates.launch_seconds(work))
         found.append(
             Backtest(
@@ -229,8 +234,12 @@ def stored(catalog: Catalog) -> Calibration:
 
 
 def _waits_for_launches(m: Measurement, seconds_per_launch: float) -> bool:
-    """Whether the GPU waited for the processor, most likely: such a step does not say how fast the GPU is."""
-    return work_of(m).launches * seconds_per_launch > WAITS_FOR_LAUNCHES * m.seconds_per_step
+    """Whether the GPU waited for the processor, most likely: such a step does not say how fast the GPU is.
+
+    `seconds_per_launch`: where it was not measured beside the step.
+    """
+    seconds = work_of(m).launches * (m.launch_seconds or seconds_per_launch)
+    return seconds > WAITS_FOR_LAUNCHES * m.seconds_per_step
 
 
 def _mean(shares: Sequence[_Shares]) -> _Shares:

@@ -13,6 +13,8 @@ from benchmarks import scout_step
 from heartbeat import calibration, catalog, measurements
 from heartbeat.calibration import Calibration
 from heartbeat.measurements import Measurement, MeasurementError
+from training_code.batches import part_of
+from training_code.tokenizer import Encoded
 
 CATALOG = catalog.load()
 STORED = measurements.load()
@@ -60,6 +62,13 @@ def test_what_the_benchmark_writes_is_read(tmp_path: Path) -> None:
     assert measurements.CHAT_TOKENS == scout_step.MEAN_CONVERSATION_TOKENS
 
 
+def test_a_step_with_more_micro_batches_than_most_is_left_out() -> None:
+    """Rows of chance lengths fill one more now and then: its time would be said of fewer micro-batches."""
+    few, more = (part_of([Encoded([1] * 4, [True] * 4)] * rows, capacity=8, rank=0, world_size=1) for rows in (4, 6))
+    timed = [scout_step._Timed(seconds, part, {}) for seconds, part in ((5.0, few), (7.0, more), (6.0, few))]
+    assert [one.seconds for one in scout_step._usual(timed)] == [5.0, 6.0]
+
+
 def test_what_is_not_of_the_whole_model_on_a_gpu_is_left_out(tmp_path: Path) -> None:
     found = write(
         tmp_path,
@@ -101,7 +110,7 @@ def test_a_gpu_that_does_what_its_shares_say_gives_the_shares_back() -> None:
             continue
         work = calibration.work_of(m)
         seconds = sum(work.flops.values()) / (989e12 * 0.5) + sum(work.memory_bytes.values()) / (3.35e12 * 0.8)
-        made.append(replace(m, seconds_per_step=seconds))
+        made.append(replace(m, gpu="H100-80GB", seconds_per_step=seconds, launch_seconds=1e-6))
     rates = Calibration(made, CATALOG).rates(GPU, "resident")
     assert rates is not None
     assert rates.flops_per_second == pytest.approx(989e12 * 0.5)
