@@ -74,30 +74,34 @@ def of(*subjects: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(tuple(text for group in groups for text in group.said[french]) for french in (False, True))  # type: ignore[return-value]
 
 
+_AGAIN = (
+    ("In other words: {}", "Say it differently: {}", "Another way to put this? {}"),
+    ("Autrement dit : {}", "Redis autrement : {}", "En d'autres mots. {}"),
+)
+_TRANSLATE = (
+    ("In English: {}", "En anglais : {}", "Say it in English. {}"),
+    ("In French: {}", "En français : {}", "Dis-le en français. {}"),
+)
+
+
 def again(rng: random.Random, fill: Fill) -> tuple[str, str]:
     """The same in other words."""
     group, french = rng.choice(GROUPS), rng.random() < 0.45
     one, other = rng.sample(group.said[french], 2)
-    values = fill(rng, french)
-    ask = rng.choice(
-        ("Autrement dit : {}", "Redis autrement : {}", "En d'autres mots. {}")
-        if french
-        else ("In other words: {}", "Say it differently: {}", "Another way to put this? {}")
-    )
-    return ask.format(one.format_map(values)), other.format_map(values)
+    return _asked(rng, _AGAIN[french], one, other, fill(rng, french))
 
 
 def translate(rng: random.Random, fill: Fill) -> tuple[str, str]:
     """The same in the other language."""
     group, to_french = rng.choice(GROUPS), rng.random() < 0.55
     given, meant = rng.choice(group.said[not to_french]), rng.choice(group.said[to_french])
-    values = fill(rng, to_french)
-    ask = rng.choice(
-        ("In French: {}", "En français : {}", "Dis-le en français. {}")
-        if to_french
-        else ("In English: {}", "En anglais : {}", "Say it in English. {}")
-    )
-    return ask.format(given.format_map(values)), meant.format_map(values)
+    return _asked(rng, _TRANSLATE[to_french], given, meant, fill(rng, to_french))
+
+
+def _asked(
+    rng: random.Random, asks: tuple[str, ...], given: str, answer: str, values: Mapping[str, str]
+) -> tuple[str, str]:
+    return rng.choice(asks).format(given.format_map(values)), answer.format_map(values)
 
 
 def same(rng: random.Random, fill: Fill) -> tuple[str, str]:
