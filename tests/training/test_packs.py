@@ -15,8 +15,14 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from benchmarks import random_model
 from training_code import nf4, packs
 from training_code.errors import TrainingError
+from training_code.frozen import FrozenLayer
+from training_code.layer import weights_of
+from training_code.llama import Placement
+from training_code.packs import Pack
+from training_code.ranks import Ranks
 
 QUANTISED = ("experts.gate_up_proj", "q_proj.weight")
 
@@ -235,3 +241,38 @@ def test_no_bytes_whatever_raise_anything_else(
     except TrainingError:
         return
     assert start + sum(entry.end - entry.start for entry in entries.values()) == path.stat().st_size
+
+
+def test_what_a_layer_has_taken_outlives_its_pack() -> None:
+    """Where layers move, the next pack comes in the place of the one in use."""
+    llama = random_model.build(
+        random_model.TINY,
+        mode="resident",
+        placement=Placement(),
+        targets=["attention"],
+        rank=4,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        ranks=Ranks(),
+    )
+    ((number, pack),) = llama.feed.walk([3])
+    plain, matrices = weights_of(llama.architecture, number)
+    names = {name for one in matrices for name in one} | set(plain)
+    assert names == set(pack.layout.names), "all that a layer has, and nothing else"
+
+    def found(layer: FrozenLayer) -> list[torch.Tensor]:
+        return [*(layer.plain(name) for name in plain), *(layer.matrix(*some) for some in matrices)]
+
+    expected = [tensor.clone() for tensor in found(FrozenLayer(pack, torch.float32, keep=True))]
+    taken = FrozenLayer(pack, torch.float32, keep=True)
+    assert taken.take(plain, matrices)
+    pack.data.zero_()
+    for one, other in zip(found(taken), expected, strict=True):
+        assert torch.equal(one, other)
+    assert not FrozenLayer(pack, torch.float32, keep=False).take(plain, matrices)
+
+
+def test_a_layer_that_is_used_as_it_is_stored_is_not_taken() -> None:
+    layout = packs.plan({"a.weight": (torch.float32, (4, 64))}, quantise=[])
+    pack = Pack(layout=layout, data=torch.zeros(layout.num_bytes, dtype=torch.uint8))
+    assert not FrozenLayer(pack, torch.float32, keep=True).take([], [["a.weight"]])
