@@ -15,6 +15,9 @@ MOST_TOGETHER = 256
 take 9 TFLOP and a walk moves 0.5 TB."""
 FREE_SHARE = 0.7
 """Of the free memory that a batch may take. The rest is for attention, which reads a layer's keys once more as wide."""
+READING_TOKENS = 2048
+"""Of prompts that are read together, fewer than a micro-batch of training may have: what they are in work with is not
+there for keys and values, and more of those save whole walks."""
 _HIDDEN_COPIES = 4
 """Of a prompt's hidden states while it is read: what comes in, what goes out, and the two parts of the sum."""
 

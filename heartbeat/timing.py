@@ -226,7 +226,8 @@ def _ask(
     """As the trainer asks (training_code/answers.py): every prompt as long as a mean row, every answer to its end."""
     gpus = instance.num_gpus
     mine = math.ceil(work.prompts / gpus)
-    needed = sum(memory.gpu_terms(shape, job, work, mode=mode, num_gpus=gpus, layout=layout).values())
+    reading_work = replace(work, micro_batch_tokens=min(work.micro_batch_tokens, asking.READING_TOKENS))
+    needed = sum(memory.gpu_terms(shape, job, reading_work, mode=mode, num_gpus=gpus, layout=layout).values())
     most = asking.rows_together(
         free_bytes=(instance.gpu_memory_gib - needed) * memory.GIB,
         row_bytes=asking.row_bytes(shape, prompt_tokens=work.tokens_per_row, new_tokens=work.max_new_tokens),

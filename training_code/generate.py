@@ -13,6 +13,7 @@ from itertools import chain
 
 import torch
 
+from heartbeat import asking
 from training_code.architecture import Architecture
 from training_code.attention import Documents, attend_to_kept, places_of
 from training_code.layer import Places, run_layer
@@ -65,7 +66,7 @@ def generate(
         members = mine[start : start + batch_size]
         batch = _Batch(llama, [prompts[number] for number in members], max_new_tokens, adapted)
         _go_on(ranks, bool(members), interrupted(), llama.device)
-        said = batch.read(llama.placement.micro_batch_tokens)
+        said = batch.read(min(llama.placement.micro_batch_tokens, asking.READING_TOKENS))
         while True:
             for number, token in zip(members, said, strict=True):
                 answers[number].append(token)

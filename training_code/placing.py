@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from heartbeat import memory, packing
+from heartbeat import asking, memory, packing
 from heartbeat.candidates import MODES
 from heartbeat.job import FineTuneJob
 from heartbeat.memory import GIB
@@ -212,7 +212,9 @@ def bytes_for_answers(job: FineTuneJob, rows: Data, llama: Llama, ranks: Ranks) 
         # No rank knows what the others take, nor how many of them are on this host.
         return _free_host_bytes() * LOADABLE_SHARE_OF_HOST / ranks.world_size
     torch.cuda.empty_cache()
-    work = replace(workload(job, rows), micro_batch_tokens=llama.placement.micro_batch_tokens)
+    # A prompt that is longer than what is read together is read alone.
+    longest = max((len(row.ids) for row in rows.heldout), default=0)
+    work = replace(workload(job, rows), micro_batch_tokens=max(asking.READING_TOKENS, longest))
     shape = llama.architecture.shape
     terms = memory.gpu_terms(shape, job, work, mode="streamed", num_gpus=ranks.world_size)
     return _free_device_bytes(llama.device) - terms["workspace"] * GIB

@@ -68,7 +68,7 @@ def test_on_one_gpu(monkeypatch: pytest.MonkeyPatch, gpu_gib: float, host_gib: f
 
 @pytest.mark.parametrize(
     ("gpu_gib", "max_length", "tokens"),
-    [(79, 4096, 8192), (79, 1000, 8000), (79, 5000, 5000), (12, 4096, 4096)],
+    [(79, 4096, 8192), (79, 1000, 8000), (79, 5000, 5000), (11, 4096, 4096)],
 )
 def test_micro_batches_are_as_large_as_there_is_memory_for(
     monkeypatch: pytest.MonkeyPatch, gpu_gib: float, max_length: int, tokens: int
@@ -100,12 +100,12 @@ def test_on_several_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_resumed_run_keeps_its_micro_batches_where_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    small, large = chosen(monkeypatch, 12, 240), chosen(monkeypatch, 79, 240)
+    small, large = chosen(monkeypatch, 11, 240), chosen(monkeypatch, 79, 240)
     assert (small.placement.micro_batch_tokens, large.placement.micro_batch_tokens) == (4096, 8192)
     moved = chosen(monkeypatch, 79, 240, before=small)
     assert (moved.mode, moved.placement.micro_batch_tokens) == ("resident", 4096)
     assert chosen(monkeypatch, 79, 240, before=large) == large
-    assert chosen(monkeypatch, 12, 240, before=large).placement.micro_batch_tokens == 4096, "what has room"
+    assert chosen(monkeypatch, 11, 240, before=large).placement.micro_batch_tokens == 4096, "what has room"
 
 
 def test_the_job_may_insist(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,12 +114,12 @@ def test_the_job_may_insist(monkeypatch: pytest.MonkeyPatch) -> None:
         chosen(monkeypatch, 79, 240, mode="sharded")
 
 
-@pytest.mark.parametrize(("gpu_gib", "host_gib"), [(10, 400), (22, 60)])
+@pytest.mark.parametrize(("gpu_gib", "host_gib"), [(9, 400), (22, 60)])
 def test_what_fits_nowhere_is_refused_with_the_sizes(
     monkeypatch: pytest.MonkeyPatch, gpu_gib: float, host_gib: float
 ) -> None:
     with pytest.raises(
-        TrainingError, match=r"(?s)needs more than .*resident as nf4: 6.* streamed as nf4: 1.* lower MAX_LENGTH"
+        TrainingError, match=r"(?s)needs more than .*resident as nf4: 6.* streamed as nf4: (9|10)\.\d .* lower MAX_LENGTH"
     ):
         chosen(monkeypatch, gpu_gib, host_gib)
 

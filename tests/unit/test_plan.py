@@ -534,3 +534,24 @@ def test_a_run_that_asks_for_no_answers_is_told_that_the_gate_will_refuse_it() -
     asked = plan(stats=dataset(500, 200))
     silent = plan(stats=dataset(500, 200), job={"EVAL_GENERATE_ROWS": 0})
     assert [any("EVAL_GENERATE_ROWS=0" in warning for warning in one.warnings) for one in (asked, silent)] == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["ml.g5.xlarge", "ml.p5.4xlarge", "ml.g5.12xlarge"])
+def test_more_memory_never_takes_longer(name: str) -> None:
+    """Not where larger micro-batches fit, nor where the weights come to lie on the GPU: answers need room, too."""
+    stats = replace(dataset(50_000, 1841), assistant_turns=50_000)
+    hours = []
+    for gib in range(9, 150, 3):
+        grown = replace(CATALOG.get(name), gpu_memory_gib=float(gib))
+        found = plan(
+            stats=stats,
+            catalog=Catalog({**CATALOG.instances, name: grown}),
+            instance_types=[name],
+            job={"MAX_LENGTH": 8191},
+            max_runtime_seconds=2_419_200,
+        )
+        hours.append(next(c.hours for c in found.considered if c.instance_type == name))
+    known = [some for some in hours if some is not None]
+    assert hours[-len(known) :] == known, "what fits once fits with more memory"
+    assert len(known) > 20
+    assert known == sorted(known, reverse=True)
