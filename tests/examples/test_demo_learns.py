@@ -14,7 +14,7 @@ from heartbeat.conversation import Row
 from heartbeat.dataset import read
 from heartbeat.scores import Scores
 
-STEPS = 250
+STEPS = 130
 """Fewer than the demo's: what tells learning from none shows long before. Honest and shuffled rows get as many."""
 NUM_ROWS = 50
 """Held-out rows that are asked."""
