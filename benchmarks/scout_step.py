@@ -109,7 +109,8 @@ def measure(arguments: argparse.Namespace, where: torch.device, ranks: Ranks) ->
     starting = _launch_seconds(llama, ranks) if where.type == "cuda" and arguments.mode == "resident" else None
     flops = llama.architecture.shape.training_flops_per_token(
         context=MEAN_CONVERSATION_TOKENS if arguments.lengths == "chat" else arguments.max_length,
-        lora_parameters=llama.lora.num_parameters,
+        lora_rank=arguments.lora_r,
+        lora_targets=tuple(arguments.lora_targets.split(",")),
         supervised_share=supervised / tokens,
     )
     ceiling = _matmul_ceiling(where, dtype)

@@ -243,14 +243,13 @@ class ModelShape:
     # --- FLOPs
 
     def training_flops_per_token(
-        self, *, context: float, lora_parameters: int, supervised_share: float = 1.0
+        self, *, context: float, lora_rank: int, lora_targets: tuple[str, ...], supervised_share: float = 1.0
     ) -> dict[str, float]:
         """FLOPs that a training step executes for one token, by part.
 
-        `context`: tokens of the conversation that it stands in. `lora_parameters`: of the adapter, those that a token
-        goes through. Layers are recomputed in the backward pass but for their last products, which nobody reads; the
-        head runs on supervised tokens alone. Attention: 2 products over half the context on average, 4.5 times
-        (forward, recomputed forward, and 2.5 for flash attention's backward). The rest is what
+        `context`: tokens of the conversation that it stands in. Layers are recomputed in the backward pass but for their
+        last products, which nobody reads; the head runs on supervised tokens alone. Attention: 2 products over half the
+        context on average, 4.5 times (forward, recomputed forward, and 2.5 for flash attention's backward). The rest is what
         torch.utils.flop_counter counts of the trainer, to the last one (tests/training/test_flops.py).
         """
         routed = self.num_moe_layers * self.expert_parameters
@@ -258,6 +257,9 @@ class ModelShape:
         frozen = sum(parts[part] for part in ("attention", "shared_experts", "dense_ffn", "router")) + routed
         # The down projections of the shared and the routed expert, or of the dense network.
         last = (parts["shared_experts"] + parts["dense_ffn"] + routed) // 3
+        adapter = self.lora_parameters(lora_rank, lora_targets, active=True)
+        # What the recomputed shared expert gives is not read: the adapter's B matrix is not added to it.
+        last_of_adapter = self.num_moe_layers * lora_rank * self.hidden_size if "shared_expert" in lora_targets else 0
         return {
             "forward": 2.0 * frozen,
             "recomputed_forward": 2.0 * (frozen - last),
@@ -265,7 +267,7 @@ class ModelShape:
             "attention": 4.5 * self.num_layers * 2 * 2 * self.query_size * context / 2,
             "head": 4.0 * self.vocabulary_size * self.hidden_size * supervised_share,
             # Twice forward, twice the work backward, since these weights have gradients themselves.
-            "adapter": 8.0 * lora_parameters,
+            "adapter": 8.0 * adapter - 2.0 * last_of_adapter,
         }
 
 

@@ -57,7 +57,8 @@ def count(
     groups = math.ceil(micro_batches / layout.group_size)
     per_token = shape.training_flops_per_token(
         context=work.tokens_per_row,
-        lora_parameters=shape.lora_parameters(job.lora_r, job.lora_targets, active=True),
+        lora_rank=job.lora_r,
+        lora_targets=job.lora_targets,
         supervised_share=work.supervised_share,
     )
     matrices = shape.matrix_parameters
@@ -87,7 +88,7 @@ def walk(shape: ModelShape, job: FineTuneJob, *, mode: str, num_gpus: int, rows:
     `tokens_kept`: of each prompt and its answer so far, whose keys and values attention reads.
     """
     per_token = shape.training_flops_per_token(
-        context=2 * tokens_kept, lora_parameters=shape.lora_parameters(job.lora_r, job.lora_targets, active=True)
+        context=2 * tokens_kept, lora_rank=job.lora_r, lora_targets=job.lora_targets
     )
     matrices = shape.matrix_parameters
     packs = shape.layer_packs_bytes

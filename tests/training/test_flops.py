@@ -10,7 +10,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import random_model
-from heartbeat.scout import ModelShape
 from training_code.batches import part_of
 from training_code.llama import Placement
 from training_code.ranks import Ranks
@@ -56,19 +55,14 @@ def test_a_step_has_the_flops_that_the_planner_says(targets: tuple[str, ...]) ->
     shape = llama.architecture.shape
     planned = shape.training_flops_per_token(
         context=TOKENS,
-        lora_parameters=shape.lora_parameters(RANK, targets, active=True),
+        lora_rank=RANK,
+        lora_targets=targets,
         supervised_share=ANSWER / TOKENS,
     )
     attention = planned.pop("attention")
     products = sum(counted.pop(name, 0) for name in ("aten.mm", "aten.addmm", "aten.addmm_"))
-    assert products == TOKENS * (sum(planned.values()) - products_that_nobody_reads(shape, targets))
+    assert products == TOKENS * sum(planned.values())
     # Plain products compute the half that a causal mask throws away, and 4 times the forward's 2 rather than the 4.5 of
     # flash attention, which forms the scores anew on its way back.
     assert sum(counted.values()) / 2 * 4.5 / 4 == TOKENS * attention
     assert set(counted) == {"aten.bmm"}
-
-
-def products_that_nobody_reads(shape: ModelShape, targets: tuple[str, ...]) -> int:
-    """FLOPs a token that the plan counts and the trainer leaves out: a recomputed layer does not add the adapter to
-    what the shared expert gives. 0.02% of Scout's."""
-    return 2 * RANK * shape.hidden_size * shape.num_layers if "shared_expert" in targets else 0

@@ -80,7 +80,7 @@ def test_scouts_figures() -> None:
 
 def test_flops_of_a_fully_packed_step() -> None:
     parts = SCOUT.training_flops_per_token(
-        context=4096, lora_parameters=SCOUT.lora_parameters(16), supervised_share=0.3
+        context=4096, lora_rank=16, lora_targets=("attention", "shared_expert"), supervised_share=0.3
     )
     assert sum(parts.values()) * 64 * 4096 / 1e15 == pytest.approx(24.46, abs=0.01)
 
