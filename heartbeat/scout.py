@@ -247,10 +247,10 @@ class ModelShape:
     ) -> dict[str, float]:
         """FLOPs that a training step executes for one token, by part.
 
-        `context`: tokens of the conversation that it stands in. Layers are recomputed in the backward pass but for their
-        last products, which nobody reads; the head runs on supervised tokens alone. Attention: 2 products over half the
-        context on average, 4.5 times (forward, recomputed forward, and 2.5 for flash attention's backward). The rest is what
-        torch.utils.flop_counter counts of the trainer, to the last one (tests/training/test_flops.py).
+        `context`: tokens of the conversation that it stands in. Layers are recomputed in the backward pass but for
+        their last products, which nobody reads; the head runs on supervised tokens alone. Attention: 2 products over
+        half the context on average, 4.5 times (forward, recomputed forward, and 2.5 for flash attention's backward).
+        The rest is what torch.utils.flop_counter counts of the trainer, to the last one (tests/training/test_flops.py).
         """
         routed = self.num_moe_layers * self.expert_parameters
         parts = self.parameters
