@@ -19,8 +19,7 @@ STEPS = 130
 NUM_ROWS = 50
 """Held-out rows that are asked."""
 ROUTING = score_gate.Rules(bounds={"routing": score_gate.Bound(min_gain=0.1)})
-"""What a run of so few steps passes that learns where questions go: the gain was 0.33 (0.18 to 0.45) after 225, 0.50
-(0.33 to 0.60) after 300; with shuffled answers -0.24 (-0.33 to -0.10) after 300."""
+"""What a run of so few steps passes that learns where questions go."""
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +36,11 @@ def learned(stanley: list[Row]) -> Learned:
 @pytest.fixture(scope="module")
 def base_answers(learned: Learned) -> list[str]:
     return learned.say(learned.cases(NUM_ROWS), adapted=False)
+
+
+@pytest.fixture(scope="module")
+def honest(learned: Learned, base_answers: list[str]) -> Scores:
+    return scored(learned, base_answers)
 
 
 def scored(learned: Learned, base_answers: Sequence[str]) -> Scores:
@@ -78,16 +82,15 @@ def route(exchange: Sequence[Row]) -> str:
 
 
 def test_it_learns_where_questions_go_and_passes_the_rule_that_the_others_fail(
-    learned: Learned, base_answers: list[str]
+    honest: Scores,
 ) -> None:
     """From near chance, part of the way to where the demo goes."""
-    found = scored(learned, base_answers)
-    routing = found.metrics["routing"]
+    routing = honest.metrics["routing"]
     assert routing.base
     assert routing.tuned
     assert routing.base.value < 0.45  # chance, or the commonest answer always
     assert routing.tuned.value > 0.45
-    judged = score_gate.verdict(found.to_dict(), ROUTING)
+    judged = score_gate.verdict(honest.to_dict(), ROUTING)
     assert judged.passed, judged.reasons
 
 
@@ -101,13 +104,15 @@ def test_an_untrained_adapter_fails_the_gate(stanley: list[Row], base_answers: l
     assert not score_gate.verdict(found, ROUTING).passed
 
 
-def test_answers_shuffled_among_routes_fail_the_gate(stanley: list[Row]) -> None:
+def test_answers_shuffled_among_routes_fail_the_gate(stanley: list[Row], honest: Scores) -> None:
     rows = shuffled(stanley)
     assert [len(exchanges_of(row)) for row in rows] == [len(exchanges_of(row)) for row in stanley]
     learned = demo_learns.learn(rows, {"MAX_STEPS": STEPS})
     asked = learned.cases(NUM_ROWS)
-    found = scored(learned, learned.say(asked, adapted=False)).to_dict()
-    assert not score_gate.verdict(found).passed
-    judged = score_gate.verdict(found, ROUTING)
-    assert not judged.passed
-    assert "not enough rows" not in judged.reasons[0]  # it is shown to be no better, not only not shown to be
+    found = scored(learned, learned.say(asked, adapted=False))
+    assert not score_gate.verdict(found.to_dict()).passed
+    assert not score_gate.verdict(found.to_dict(), ROUTING).passed
+    gain, honest_gain = found.metrics["routing"].difference, honest.metrics["routing"].difference
+    assert gain
+    assert honest_gain
+    assert gain.high < honest_gain.value  # shown to be less, not only not shown to be as much

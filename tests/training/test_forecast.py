@@ -13,9 +13,10 @@ from training_code.placing import Arrangement
 
 @pytest.mark.parametrize("mode", ["resident", "streamed"])
 def test_the_planner_is_asked_for_what_was_measured(mode: str) -> None:
-    measured = max((m for m in measurements.load() if m.mode == mode), key=lambda m: m.work.step_tokens)
+    of_mode = (m for m in measurements.load() if m.mode == mode and m.gpu == "H200-141GB")
+    measured = max(of_mode, key=lambda m: m.work.step_tokens)
     arrangement = Arrangement(mode=mode, weight_format="nf4", placement=Placement(boundaries="host", group_size=8))
-    name = "NVIDIA H100 80GB HBM3"
+    name = "NVIDIA H200"
     found = forecast.of_run(measured.job, SCOUT, measured.work, arrangement, device_name=name, num_gpus=1)
     assert found is not None
     assert found.confidence == "measured"
