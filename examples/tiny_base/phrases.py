@@ -1,8 +1,8 @@
 """Sentences of the same meaning, in English and French: language that the tiny base can meet nowhere else.
 
 `sentences/*.toml` hold them in groups, `frames.toml` what questions are put together from; both were written for this
-corpus by people who had not seen the Stanley dataset. From them the corpus draws questions of a subject, and exercises:
-say it again, in the other language, the same or not, which one means the same.
+corpus by writers who had not seen the Stanley dataset. From them the corpus draws questions of a subject, and
+exercises: say it again, in the other language, the same or not, which one means the same.
 """
 
 from __future__ import annotations
