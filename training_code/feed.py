@@ -63,6 +63,8 @@ class Feed:
         self._arriving: _Arrival | None = None
         self._next: int | None = None
         """The layer that comes when the buffer is released."""
+        self._is_read = False
+        """Whether somebody may be reading the buffer."""
         self._released: torch.cuda.Event | None = None
         self._pieces = 1
 
@@ -128,13 +130,19 @@ class Feed:
             while arriving.left:
                 self._send_piece(arriving)
             self._wait(arriving)
-            self._held, self._arriving, self._next = layer, None, following
+            self._held, self._arriving, self._next, self._is_read = layer, None, following, True
             yield layer, self._pack(layer, self._buffer)
             self.release()
             arriving = self._arriving
 
     def release(self) -> None:
-        """The pack that came last will not be read any more: the next layer may come in its place."""
+        """The pack that came last will not be read any more: the next layer may come in its place.
+
+        The second time does nothing: what comes next need not wait for what the GPU was given since the first.
+        """
+        if not self._is_read:
+            return
+        self._is_read = False
         if self._stream is not None:
             self._released = torch.cuda.current_stream(self._device).record_event()
         if self._next is not None:
