@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -104,6 +106,14 @@ def test_a_step_pins_no_more_host_memory_than_the_one_before() -> None:
     for _ in range(2):
         gradients(llama, documents())
     assert len(pinned._kept) == pinned_once
+
+
+def test_memory_that_a_layer_leaves_is_whole_for_the_next() -> None:
+    """Read by torch when it first allocates, so asked of a process that has not."""
+    ask = "from training_code import device; import torch; x = torch.ones(9, device=device.of_process()); "
+    ask += "print({segment['is_expandable'] for segment in torch.cuda.memory_snapshot()})"
+    said = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout
+    assert said.strip() == "{True}"
 
 
 def test_the_recomputed_forward_drops_what_the_first_dropped() -> None:
