@@ -52,7 +52,7 @@ def _show(found: Sequence[Backtest]) -> None:
             m.mode,
             f"{batches}{more}x{m.job.per_device_batch_size}x{m.job.max_length}",
             "+".join(_SHORT[target] for target in m.job.lora_targets),
-            f"{m.seconds_per_step:.2f}",
+            f"{m.seconds_per_step:.2f}" + ("*" if m.shares_gpus else ""),
             "unknown" if one.predicted_seconds is None else f"{scaled}{one.predicted_seconds:.2f}",
             _error(one.seconds_error, SECONDS_WITHIN),
             "unknown" if m.peak_gpu_gib is None else f"{m.peak_gpu_gib:.1f}",
@@ -70,13 +70,15 @@ def _show(found: Sequence[Backtest]) -> None:
         batches, asked = m.work.micro_batches_per_gpu(m.num_gpus), _asked_for(m)
         if batches > asked:
             screen.say(f"  +: {asked} full micro-batches were packed into {batches} ({Path(m.file).stem})")
+    if any(one.measurement.shares_gpus for one in found):
+        screen.say("  *: ranks shared fewer GPUs: it tells what they need of memory, and nothing of time")
     for name, errors, within in (
         ("Step time", [one.seconds_error for one in found], SECONDS_WITHIN),
         ("Peak memory", [one.gpu_error for one in found], MEMORY_WITHIN),
     ):
         known = [abs(error) for error in errors if error is not None]
         inside = sum(error <= within for error in known)
-        screen.say(f"  {name}: {inside} of {screen.count(len(found), 'measurement')} within {within:.0%}")
+        screen.say(f"  {name}: {inside} of {screen.count(len(known), 'measurement')} within {within:.0%}")
 
 
 def _asked_for(m: Measurement) -> int:
