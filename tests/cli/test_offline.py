@@ -308,7 +308,10 @@ def test_the_backtest_shows_each_measurement_and_how_far_off_it_is(capsys: pytes
     found = json.loads(capsys.readouterr().out)
     assert {row["measurement"]["file"] for row in found} == {m.file for m in measurements.load()}
     assert main(["backtest"]) == 0
-    assert f"of {len(found)} measurements within 10%" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    timed = [row for row in found if row["seconds_error"] is not None]
+    assert f"of {len(timed)} measurements within 10%" in out
+    assert f"of {len(found)} measurements within 5%" in out
 
 
 def test_the_backtest_can_be_read_in_80_columns(
@@ -320,7 +323,7 @@ def test_the_backtest_can_be_read_in_80_columns(
     assert "…" not in out
     rows = [text.split() for text in out.splitlines() if re.match(r" \d [A-Z]", text)]
     assert len(rows) == len(measurements.load())
-    assert {len(row) for row in rows} == {11}
+    assert {len(row) for row in rows} <= {10, 11}  # nothing is off where time is not predicted
     assert "+: 8 full micro-batches were packed into 9 (resident-1xh200-8x1x1024)" in out
     assert max(map(len, out.splitlines())) <= 80
 
