@@ -12,6 +12,7 @@ from heartbeat.job import FineTuneJob
 from training_code import pinned
 from training_code.base_files import BaseModel
 from training_code.digests import Digests
+from training_code.errors import TrainingError
 from training_code.feed import Feed
 from training_code.head import Head
 from training_code.llama import Llama
@@ -19,6 +20,7 @@ from training_code.lora_weights import LoraWeights
 from training_code.placing import Arrangement
 from training_code.ranks import Ranks
 
+STOPPED_BEFORE_TRAINING = "a request to stop came before training began; run it again"
 REPORT_SECONDS = 5.0
 """Between lines about progress."""
 
@@ -33,10 +35,13 @@ def load(
     ranks: Ranks,
     report: Callable[[str], None],
     digests: Digests | None = None,
+    interrupted: Callable[[], bool] = lambda: False,
 ) -> Llama:
     """The model, its adapter at its start. A layer that is not quantised in its files is while it is read.
 
-    `digests` begins on each file that was read, on one rank of each machine.
+    `digests` begins on each file that was read, on one rank of each machine. `interrupted` is asked before each layer.
+
+    Raises TrainingError where it says so, and for files that cannot be used.
     """
     architecture, num_layers = base.architecture, base.num_layers
     quantise = arrangement.weight_format == "nf4"
@@ -51,6 +56,8 @@ def load(
     )
     started = reported = time.monotonic()
     for number in range(num_layers):
+        if interrupted():
+            raise TrainingError(STOPPED_BEFORE_TRAINING)
 
         def read(out: torch.Tensor, number: int = number) -> torch.Tensor:
             data = base.layer(number, quantise=quantise, dtype=plain, device=device, out=out).data

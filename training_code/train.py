@@ -60,7 +60,7 @@ def main(clock: Clock | None = None) -> int:
             return environment.fail(str(error))
         if cluster.num_hosts * num_processes > 1:
             if clock.signalled:
-                return environment.fail("a request to stop came before training began; run it again")
+                return environment.fail(loading.STOPPED_BEFORE_TRAINING)
             return _launch(environment, num_processes, cluster)
         return _train_as_rank(environment, clock)
 
@@ -140,7 +140,16 @@ def train(environment: Environment, clock: Clock, where: torch.device, ranks: Ra
         say(expected.describe())
     digests = Digests(base.folder, base.records)
     llama = loading.load(
-        base, job, arrangement=arrangement, device=where, dtype=dtype, ranks=ranks, report=say, digests=digests
+        base,
+        job,
+        arrangement=arrangement,
+        device=where,
+        dtype=dtype,
+        ranks=ranks,
+        report=say,
+        digests=digests,
+        # What an earlier run came to is worth loading the model for: its adapter is then written.
+        interrupted=lambda: clock.signalled and ranks.is_first and before is None,
     )
     sources = {
         "dataset_sha256": rows.sha256,

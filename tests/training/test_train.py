@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from heartbeat.chat import render
 from heartbeat.job import FineTuneJob
 from serving import base_model
 from tests.training import tiny
-from training_code import adapter, checkpoint, layer, quantize, step
+from training_code import adapter, checkpoint, layer, loading, quantize, step
 from training_code.clock import Clock
 from training_code.folder import only_process_in
 from training_code.llama import Llama
@@ -290,8 +291,47 @@ def test_sigterm_is_heard_before_torch_is_loaded(base: Path, tmp_path: Path) -> 
         process.send_signal(signal.SIGTERM)
         said, _ = process.communicate(timeout=60)
     assert process.returncode == 1, said
-    assert "not one step was trained: a request to stop came before it" in (root / "output/failure").read_text()
+    assert "a request to stop came before training began" in (root / "output/failure").read_text()
+    assert "trained parameters" not in said, "no time is spent on loading the model"
     assert "Traceback" not in said
+
+
+def signal_before(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have SIGTERM come when the run is about to do this."""
+
+    def do(run: Run) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        original(run)
+
+    original = getattr(Run, method)
+    monkeypatch.setattr(Run, method, do)
+
+
+def test_sigterm_before_the_first_step_says_that_none_was_trained(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tiny.lay_out(tmp_path / "ml", base)
+    signal_before("evaluate_base", monkeypatch)
+    assert train(root) == 1
+    assert "not one step was trained: a request to stop came before it" in (root / "output/failure").read_text()
+
+
+def test_sigterm_while_the_model_loads_loses_no_earlier_run(
+    trained: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tiny.lay_out(tmp_path / "ml", base, MAX_STEPS=8, EVAL_EVERY_STEPS=4)
+    shutil.copytree(trained / "checkpoints", root / "checkpoints", dirs_exist_ok=True)
+    load = loading.load
+
+    def signalled(*arguments: Any, **options: Any) -> Llama:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return load(*arguments, **options)
+
+    monkeypatch.setattr("training_code.train.loading.load", signalled)
+    assert train(root) == 0
+    assert (root / "model/adapter/adapter_model.safetensors").read_bytes() == (
+        trained / "model/adapter/adapter_model.safetensors"
+    ).read_bytes()
 
 
 def test_sigterm_within_an_evaluation_saves_the_steps_before_it_goes_on(
