@@ -8,7 +8,6 @@ import os
 
 import torch
 
-
 ALLOCATOR = "PYTORCH_CUDA_ALLOC_CONF"
 
 
