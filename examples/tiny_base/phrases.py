@@ -45,12 +45,25 @@ LANGUAGES = ("en", "fr")
 
 def framed(rng: random.Random, subject: str, french: bool) -> str | None:
     """A question about a thing of the subject, with slots; None where no things of it are known."""
-    language = LANGUAGES[french]
-    if subject not in _FRAMES["things"]:
-        return None
-    frame, thing = rng.choice(_FRAMES["frames"][language]), rng.choice(_FRAMES["things"][subject][language])
-    said: str = frame.replace("{thing}", thing)
-    return said[0].upper() + said[1:] if rng.random() < 0.8 else said
+    about = thing(rng, subject, french)
+    return about and _capital(rng, rng.choice(_FRAMES["frames"][LANGUAGES[french]]).replace("{thing}", about))
+
+
+def thing(rng: random.Random, subject: str, french: bool) -> str | None:
+    """Something to ask about, with slots; None where none of the subject is known."""
+    return rng.choice(_FRAMES["things"][subject][LANGUAGES[french]]) if subject in _FRAMES["things"] else None
+
+
+def paired(rng: random.Random, things: tuple[str, str], french: bool) -> str:
+    """One question about both."""
+    frame: str = rng.choice(_FRAMES["pairs"][LANGUAGES[french]])
+    return _capital(rng, frame.replace("{thing}", things[0]).replace("{other_thing}", things[1]))
+
+
+def joined(rng: random.Random, questions: tuple[str, str], french: bool) -> str:
+    """Both questions, one after the other."""
+    frame: str = rng.choice(_FRAMES["joins"][LANGUAGES[french]])
+    return frame.replace("{first}", questions[0]).replace("{second}", questions[1])
 
 
 def with_asides(rng: random.Random, question: str, french: bool) -> str:
@@ -61,6 +74,10 @@ def with_asides(rng: random.Random, question: str, french: bool) -> str:
     if rng.random() < AFTER:
         question = f"{question} {rng.choice(_FRAMES['after'][language])}"
     return question
+
+
+def _capital(rng: random.Random, said: str) -> str:
+    return said[0].upper() + said[1:] if rng.random() < 0.8 else said
 
 
 BEFORE, AFTER = 0.2, 0.15

@@ -17,7 +17,7 @@ from typing import Any
 from examples.tiny_base import corpus, lexicon
 from heartbeat.tool_call_parser import parse_calls
 
-SEED = 1
+SEED = 3
 """Not the recipe's: the questions are of its kinds, with other names and figures."""
 
 Right = dict[str, Any]
@@ -100,7 +100,11 @@ def _founded(asked: list[Mapping[str, str]], said: str) -> Right | None:
 
 
 def _json(asked: list[Mapping[str, str]], said: str) -> Right | None:
-    return {"json": json.loads(said)} if asked[-1]["content"].startswith("Write as ") else None
+    return (
+        {"json": json.loads(said)}
+        if asked[-1]["content"].startswith(("Write as JSON: ", "Write as a JSON list: "))
+        else None
+    )
 
 
 def _python(asked: list[Mapping[str, str]], said: str) -> Right | None:

@@ -454,9 +454,14 @@ SEASONS = (
 )
 
 
-BY_SIGNS, FRAMED = 0.15, 0.3
+BY_SIGNS, FRAMED = 0.12, 0.4
 """Shares of questions that are no sentence, but words by which the subject is known, and that ask for a thing in words
 which would ask for any."""
+OF_TWO = 0.2
+"""Share of questions to be sorted that are about two subjects."""
+PAIRED, SAME_NAMES = 0.5, 0.6
+"""Of questions about two subjects: the share that is one sentence, and that speaks of the same players in both halves.
+"""
 
 
 class Asked:
@@ -465,18 +470,44 @@ class Asked:
     def __init__(
         self, rng: random.Random, subject: Subject, french: bool, namer: Namer, *, asides: bool = True
     ) -> None:
-        template = rng.choice(subject.asked[french])
-        kind = rng.random()
-        if subject.signs and kind < BY_SIGNS:
-            signs = rng.sample(subject.signs[french], rng.choice((1, 2, 2, 3)))
-            template = rng.choice(("{signs}?", "{who}: {signs}?", "{signs}, {who}", "{signs}, {when}?"))
-            template = template.replace("{signs}", ", ".join(signs))
-        elif kind < BY_SIGNS + FRAMED:
-            template = phrases.framed(rng, subject.phrases, french) or template
+        template = _template(rng, subject, french)
         template = phrases.with_asides(rng, template, french) if asides else template
         values = filling(rng, french, namer)
         self.text = template.format(**values)
-        self.slots = {name: value for name, value in values.items() if f"{{{name}}}" in template}
+        self.slots = _slots(template, values)
+
+
+class AskedTogether:
+    """A question of two subjects, in one sentence or in two, and what the slots of each half are filled with."""
+
+    def __init__(self, rng: random.Random, subjects: Sequence[Subject], french: bool, namer: Namer) -> None:
+        halves = [phrases.thing(rng, subject.phrases, french) for subject in subjects]
+        is_paired = all(halves) and rng.random() < PAIRED
+        templates = [
+            half if is_paired and half else _template(rng, subject, french)
+            for half, subject in zip(halves, subjects, strict=True)
+        ]
+        values = [filling(rng, french, namer)] * 2
+        if rng.random() > SAME_NAMES:
+            values[1] = filling(rng, french, namer)
+        first, second = (half.format(**known) for half, known in zip(templates, values, strict=True))
+        join = phrases.paired if is_paired else phrases.joined
+        self.text = join(rng, (first, second), french)
+        self.slots = [_slots(half, known) for half, known in zip(templates, values, strict=True)]
+
+
+def _template(rng: random.Random, subject: Subject, french: bool) -> str:
+    kind = rng.random()
+    if subject.signs and kind < BY_SIGNS:
+        signs = rng.sample(subject.signs[french], rng.choice((1, 2, 2, 3)))
+        template = rng.choice(("{signs}?", "{who}: {signs}?", "{signs}, {who}", "{signs}, {when}?"))
+        return template.replace("{signs}", ", ".join(signs))
+    framed = phrases.framed(rng, subject.phrases, french) if kind < BY_SIGNS + FRAMED else None
+    return framed or rng.choice(subject.asked[french])
+
+
+def _slots(template: str, values: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in values.items() if f"{{{name}}}" in template}
 
 
 def filling(rng: random.Random, french: bool, namer: Namer) -> dict[str, str]:
@@ -493,19 +524,23 @@ def filling(rng: random.Random, french: bool, namer: Namer) -> dict[str, str]:
 
 
 def sort(rng: random.Random, namer: Namer) -> tuple[str, str]:
-    """Which of some subjects a question belongs to."""
+    """Which of some subjects a question belongs to, or which two."""
     french, asked_in_french = rng.random() < 0.4, rng.random() < 0.4
     subjects = rng.sample((*HOCKEY, *HOCKEY, *HOCKEY, *rng.sample(EVERYDAY, 5), *TALK), rng.randint(2, 4))
-    subject = subjects[0]
-    listed = [rng.choice(one.names[french]) for one in dict.fromkeys(subjects)]
-    answer = listed[0]
+    subjects = list(dict.fromkeys(subjects))
+    listed = [rng.choice(one.names[french]) for one in subjects]
+    if subjects[2:] and rng.random() < OF_TWO:
+        question = AskedTogether(rng, subjects[:2], asked_in_french, namer).text
+        answer = _joined(listed[:2], french)
+    else:
+        question, answer = Asked(rng, subjects[0], asked_in_french, namer).text, listed[0]
     rng.shuffle(listed)
     ask = rng.choice(("Sort this: {q} Choose from {l}.", "{l}: where does this belong? {q}", "Which of {l} is it? {q}"))
     if french:
         ask = rng.choice(
             ("Classe ceci : {q} Choisis entre {l}.", "{l} : où va ceci ? {q}", "De quoi s'agit-il, {l} ? {q}")
         )
-    return ask.format(q=Asked(rng, subject, asked_in_french, namer).text, l=", ".join(listed)), f"{answer}."
+    return ask.format(q=question, l=", ".join(listed)), f"{answer}."
 
 
 def shelve(rng: random.Random, namer: Namer, coin: Namer) -> tuple[str, str]:
@@ -521,9 +556,14 @@ def shelve(rng: random.Random, namer: Namer, coin: Namer) -> tuple[str, str]:
     listed = rng.choice(
         (f"{names[0]}: {held[0]}. {names[1]}: {held[1]}.", f"{names[0]} ({held[0]}), {names[1]} ({held[1]}).")
     )
-    which = rng.choices((0, 1, 2, 3), weights=(4, 4, 1, 1))[0]
-    asked = [rng.choice(shelves[which])] if which < 2 else [rng.choice(shelf) for shelf in shelves]
-    question = " ".join(Asked(rng, one, asked_in_french, namer).text for one in (asked if which < 3 else subjects[-1:]))
+    which = rng.choices((0, 1, 2, 3), weights=(4, 4, 2, 2))[0]
+    if which == 2:
+        both = [rng.choice(shelf) for shelf in shelves]
+        rng.shuffle(both)
+        question = AskedTogether(rng, both, asked_in_french, namer).text
+    else:
+        subject = subjects[-1] if which == 3 else rng.choice(shelves[which])
+        question = Asked(rng, subject, asked_in_french, namer).text
     answer = (*names, *(("Les deux", "Aucun") if french else ("Both", "Neither")))[which]
     ask = (
         rng.choice(("Où va ceci ? {}", "Quelle étagère ? {}"))
@@ -607,16 +647,21 @@ def desk(rng: random.Random, namer: Namer, coin: Namer) -> dict[str, Any]:
             said = rng.choice(REFUSALS[speaks_french]).format(a=known[0], b=known[1])
             messages += [{"role": "user", "content": turn + declined.text}, {"role": "assistant", "content": said}]
             continue
-        used = rng.sample(functions, 2 if rng.random() < 0.2 else 1)
-        asked = [(function, Asked(rng, function.subject, speaks_french, namer, asides=False)) for function in used]
+        used = rng.sample(functions, 2 if rng.random() < 0.25 else 1)
+        if used[1:]:
+            together = AskedTogether(rng, [function.subject for function in used], speaks_french, namer)
+            text, slots = together.text, together.slots
+        else:
+            one = Asked(rng, used[0].subject, speaks_french, namer, asides=False)
+            text, slots = one.text, [one.slots]
         form = rng.choice(list(FORMS)) if rng.random() < 0.15 else None
-        messages += _exchange(rng, turn, [(f, one.text, one.slots) for f, one in asked], speaks_french, form)
-        (function, one), then = asked[0], rng.random()
-        if one.slots and then < 0.4:
-            slot = rng.choice(list(one.slots))
+        messages += _exchange(rng, turn + text, list(zip(used, slots, strict=True)), speaks_french, form)
+        then = rng.random()
+        if slots[0] and then < 0.4:
+            slot = rng.choice(list(slots[0]))
             value = filling(rng, speaks_french, namer)[slot]
             text = rng.choice(FOLLOW_UPS[speaks_french]).format(value)
-            messages += _exchange(rng, "", [(function, text, {**one.slots, slot: value})], speaks_french, None)
+            messages += _exchange(rng, text, [(used[0], {**slots[0], slot: value})], speaks_french, None)
         elif then < 0.5 and (row := _row_of(messages[-2])):
             key = rng.choice(list(row))
             text = rng.choice(RECALLS[speaks_french]).format(COUNTED[key][speaks_french])
@@ -633,13 +678,12 @@ def desk(rng: random.Random, namer: Namer, coin: Namer) -> dict[str, Any]:
 
 
 def _exchange(
-    rng: random.Random, turn: str, asked: list[tuple[_Function, str, dict[str, str]]], french: bool, form: str | None
+    rng: random.Random, question: str, asked: list[tuple[_Function, dict[str, str]]], french: bool, form: str | None
 ) -> list[Message]:
     """A question of one function or of two, all calls at once or one after the other, results and answer."""
-    question = turn + f" {'Et aussi :' if french else 'And also:'} ".join(text for _, text, _ in asked)
     question += f" {rng.choice(FORMS[form][french])}" if form else ""
     calls, results, answers = [], [], []
-    for number, (function, _, slots) in enumerate(asked):
+    for number, (function, slots) in enumerate(asked):
         calls.append({"id": f"call_{number}", "type": "function", "function": function.call(slots, french)})
         result, said = function.returned(rng, french != (form == "language"))
         results.append({"role": "tool", "tool_call_id": f"call_{number}", "content": result})
