@@ -100,24 +100,32 @@ class Learned:
         return [self.tokenizer.decode(answer).removesuffix(END_OF_TURN) for answer in answers]
 
 
-def learn(rows: Sequence[Row], settings: Mapping[str, object], *, base: Path = BASE, train: bool = True) -> Learned:
+def learn(
+    rows: Sequence[Row],
+    settings: Mapping[str, object],
+    *,
+    base: Path = BASE,
+    train: bool = True,
+    heldout: Sequence[Row] | None = None,
+) -> Learned:
     """Fine-tune `base` on the training side of `rows`, as a training job does; not at all where not `train`.
 
+    `heldout`: rows to ask about in place of those that are held out of `rows`.
     Raises SettingError and TrainingError as the job would.
     """
     defaults = json.loads((base / "training_defaults.json").read_text())
     job, _ = resolve(("--set", settings), ("training_defaults.json", defaults))
     split = held_out.split(rows, job.held_out_fraction, FineTuneJob.seed)
+    heldout = split.heldout if heldout is None else heldout
     files = open_base(base)
     tokenizer, ranks = ChatTokenizer(base), Ranks()
     with tempfile.TemporaryDirectory() as folder:
-        training, heldout = Path(folder, "training"), Path(folder, "heldout")
-        for channel, some in ((training, split.training), (heldout, split.heldout)):
+        channels = Path(folder, "training"), Path(folder, "heldout")
+        for channel, some in zip(channels, (split.training, heldout), strict=True):
             channel.mkdir()
             (channel / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
         encoded = data.load(
-            training,
-            heldout,
+            *channels,
             tokenizer,
             max_length=job.max_length,
             held_out_fraction=job.held_out_fraction,
@@ -150,7 +158,7 @@ def learn(rows: Sequence[Row], settings: Mapping[str, object], *, base: Path = B
         llama=run.llama,
         tokenizer=tokenizer,
         training=split.training,
-        heldout=split.heldout,
+        heldout=heldout,
         tools=cases.known_tools(rows),
         base_loss=found.base_loss,
         tuned_loss=found.tuned_loss,
@@ -172,9 +180,9 @@ def main() -> None:
 
 def measure(settings: Mapping[str, object], arguments: argparse.Namespace) -> dict[str, Any]:
     """One seed's training, answers and scores."""
-    with arguments.data.open("rb") as lines:
-        rows = list(read(lines))
-    learned = learn(rows, settings, base=arguments.base)
+    rows = _rows(arguments.data)
+    heldout = _rows(arguments.held_out) if arguments.held_out else None
+    learned = learn(rows, settings, base=arguments.base, heldout=heldout)
     asked, questions = learned.cases(arguments.rows), probes.of_base(arguments.base)
     base: list[str] = []
     tuned: list[str] = []
@@ -203,8 +211,14 @@ def measure(settings: Mapping[str, object], arguments: argparse.Namespace) -> di
         "threads": torch.get_num_threads(),
         "settings": learned.job.to_hyperparameters(),
         "data": str(arguments.data),
+        "held_out": arguments.held_out and str(arguments.held_out),
         "base": str(arguments.base),
     }
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    with path.open("rb") as lines:
+        return list(read(lines))
 
 
 def _shown(metric: Mapping[str, Any]) -> dict[str, Any]:
@@ -228,6 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--base", type=Path, default=BASE, help="checkpoint folder (examples/tiny_base/checkpoint)")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the job")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the training (0)")
+    parser.add_argument("--held-out", type=Path, help="JSONL file to ask about in place of rows held out of --data")
     parser.add_argument("--rows", type=int, help="held-out rows that are asked, the first so many (all)")
     parser.add_argument("--failures", action="store_true", help="print failed turns before each line")
     return parser

@@ -89,7 +89,7 @@ GAMES_PLAYED = {"2022-23": 82, "2023-24": 82, "2024-25": 82, "2025-26": 82, NOW:
 """Of the team, by season."""
 LONG_AGO = ("1909-10", "1916-17", "1943-44", "1955-56", "1976-77", "1987-88", "1992-93", "2005-06")
 
-ROUTES = {"parquet": 0.35, "pinecone": 0.29, "both": 0.20, "none": 0.16}
+ROUTES = {"parquet": 0.28, "pinecone": 0.35, "both": 0.21, "none": 0.16}
 """Share of rows by the tools that they call."""
 USER_TURNS = (0.58, 0.20, 0.10, 0.06, 0.04, 0.02)
 """Share of rows with one, two … six questions. A row without a tool has three at most."""
@@ -161,6 +161,9 @@ COUNTED = "goal|assist|point|game|win|start|shot|but|passe|match|victoire|gain|d
 MONTHS = {"10": {"en": "October", "fr": "octobre"}, "11": {"en": "November", "fr": "novembre"}}
 """The months that the season under way has had."""
 NUMBERS = {"en": ("", "one", "two", "three", "four"), "fr": ("", "une", "deux", "trois", "quatre")}
+
+LANGUAGES = ("en", "fr")
+WORDS_HELP = "what users ask with: the usual words (default), only those of other_words.toml, or all of them"
 
 Message = dict[str, Any]
 Call = tuple[str, dict[str, Any], Any]
@@ -328,10 +331,12 @@ class World:
 class Stanley:
     """Makes conversations, one route a method: each returns the messages after the system prompt."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, words: str = "usual") -> None:
         self.random = Random(seed)
         self.world = World(seed)
         self.stats, self.talk, self.facts = load("stats"), load("talk"), load("history")["fact"]
+        if words != "usual":
+            _reword(self.stats, self.facts, keep=words == "all")
         self.names = _names(self.facts)
         self.language = "en"
         self.opening: set[str] = set()
@@ -375,7 +380,7 @@ class Stanley:
     def pinecone(self, turns: int) -> list[Message]:
         if self._chance(0.05):
             messages = self._injected()
-        elif self._chance(0.34):
+        elif self._chance(0.45):
             messages = self._written(self._pick(("article", "article", "commentary")))
         else:
             messages = self._history()
@@ -802,7 +807,7 @@ class Stanley:
     def _said(self, intent: str, slots: Slots) -> Said:
         """What can be said of an intent, from the figures in `slots`."""
         words = self.stats[intent]
-        fill = {language: lambda text, to=language: _fill(text, slots, to) for language in ("en", "fr")}
+        fill = {language: lambda text, to=language: _fill(text, slots, to) for language in LANGUAGES}
         return Said(
             intent,
             slots,
@@ -905,9 +910,9 @@ class Stanley:
         return [{"role": "assistant", "content": None, "tool_calls": called}, *results]
 
 
-def rows(count: int, seed: int) -> Iterator[dict[str, Any]]:
+def rows(count: int, seed: int, words: str = "usual") -> Iterator[dict[str, Any]]:
     """`count` conversations; no two open with the same question, or say much the same."""
-    stanley, opened = Stanley(seed), set[str]()
+    stanley, opened = Stanley(seed, words), set[str]()
     said: dict[tuple[str, str], list[set[str]]] = {}
     routes = [route for route, share in ROUTES.items() for _ in range(round(count * share))][:count]
     routes += ["parquet"] * (count - len(routes))
@@ -952,11 +957,23 @@ def _repeats(messages: Sequence[Message]) -> bool:
     return len(set(said)) < len(said) or len(set(called)) < len(called)
 
 
+def _reword(stats: dict[str, Any], facts: Sequence[dict[str, Any]], *, keep: bool) -> None:
+    """Have questions asked in the words of other_words.toml, in place of the usual ones or beside them (`keep`)."""
+    other = load("other_words")
+    pairs = [(stats[intent], words) for intent, words in other.items() if intent != "fact"]
+    pairs += [(stats[intent]["then"], words["then"]) for intent, words in other.items() if "then" in words]
+    titles = {fact["query"]["en"]: fact for fact in facts}
+    pairs += [(titles[fact["title"]]["questions"], fact["questions"]) for fact in other["fact"]]
+    for usual, words in pairs:
+        for language in LANGUAGES:
+            usual[language] = (usual[language] if keep else []) + words[language]
+
+
 def _names(facts: Sequence[Mapping[str, Any]]) -> set[str]:
     """Words that keep their capital wherever they stand."""
     names = {word for name in (*SKATERS, *GOALIES, *OPPONENTS) for word in name.split()} | {"I"}
     for fact in facts:
-        for language in ("en", "fr"):
+        for language in LANGUAGES:
             # What begins a sentence may be any word; May before a figure is a month.
             names.update(re.findall(r"(?<=[\w,;] )[A-ZÉ][\w.]*\b(?! \d)", fact["passage"][language]))
             names.update(re.findall(r"\b[A-ZÉ][\w.]*", fact["query"][language]))
@@ -1045,10 +1062,11 @@ def _json(value: Any) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write the Stanley dataset to standard output.")
-    parser.add_argument("--rows", type=int, default=1280, help="conversations (default 1280)")
+    parser.add_argument("--rows", type=int, default=1700, help="conversations (default 1700)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other conversations (default 0)")
+    parser.add_argument("--words", choices=("usual", "other", "all"), default="usual", help=WORDS_HELP)
     options = parser.parse_args()
-    for row in rows(options.rows, options.seed):
+    for row in rows(options.rows, options.seed, options.words):
         sys.stdout.buffer.write(_json(row).encode() + b"\n")
 
 

@@ -253,7 +253,7 @@ def test_your_own_price_and_rate_win(capsys: pytest.CaptureFixture[str]) -> None
     assert main(["plan", STANLEY, *words, "--spot", "--spot-price", "ml.p5.4xlarge=1", "MAX_STEPS=40"]) == 0
     (candidate,) = json.loads(capsys.readouterr().out)["candidates"]
     assert candidate["confidence"] == "given"
-    assert candidate["seconds_per_step"] == pytest.approx(64 * 302_948 / 1280 / 1000, rel=0.01)
+    assert candidate["seconds_per_step"] == pytest.approx(64 * 402_555 / 1700 / 1000, rel=0.01)
     assert candidate["usd_on_demand"] == pytest.approx(2 * candidate["hours"]) == 2 * candidate["usd_spot"]
 
 

@@ -14,9 +14,9 @@ from heartbeat.conversation import Row
 from heartbeat.dataset import read
 from heartbeat.scores import Scores
 
-STEPS = 130
+STEPS = 160
 """Fewer than the demo's: what tells learning from none shows long before. Honest and shuffled rows get as many."""
-NUM_ROWS = 50
+NUM_ROWS = 100
 """Held-out rows that are asked."""
 ROUTING = score_gate.Rules(bounds={"routing": score_gate.Bound(min_gain=0.1)})
 """What a run of so few steps passes that learns where questions go."""
