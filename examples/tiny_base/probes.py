@@ -100,11 +100,8 @@ def _founded(asked: list[Mapping[str, str]], said: str) -> Right | None:
 
 
 def _json(asked: list[Mapping[str, str]], said: str) -> Right | None:
-    return (
-        {"json": json.loads(said)}
-        if asked[-1]["content"].startswith(("Write as JSON: ", "Write as a JSON list: "))
-        else None
-    )
+    begins = ("Write as JSON: ", "Write as a JSON list: ")
+    return {"json": json.loads(said)} if asked[-1]["content"].startswith(begins) else None
 
 
 def _python(asked: list[Mapping[str, str]], said: str) -> Right | None:
