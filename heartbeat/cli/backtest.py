@@ -71,7 +71,7 @@ def _show(found: Sequence[Backtest]) -> None:
         if batches > asked:
             screen.say(f"  +: {asked} full micro-batches were packed into {batches} ({Path(m.file).stem})")
     if any(one.measurement.shares_gpus for one in found):
-        screen.say("  *: ranks shared fewer GPUs: it tells what they need of memory, and nothing of time")
+        screen.say("  *: ranks shared fewer GPUs; their memory counts, and not their time")
     for name, errors, within in (
         ("Step time", [one.seconds_error for one in found], SECONDS_WITHIN),
         ("Peak memory", [one.gpu_error for one in found], MEMORY_WITHIN),

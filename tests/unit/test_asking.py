@@ -50,7 +50,8 @@ def test_a_batch_is_what_memory_takes_and_one_at_least(free: float, rows: int, t
 def test_a_plan_asks_the_turns_of_the_held_out_rows_and_the_probes() -> None:
     turns = WORK.prompts - len(bundled())
     assert WORK.heldout_rows <= turns <= 5 * WORK.heldout_rows
-    half = workload(replace(JOB, eval_generate_rows=WORK.heldout_rows // 2))
+    rows = min(WORK.heldout_rows, JOB.eval_generate_rows)
+    half = workload(replace(JOB, eval_generate_rows=rows // 2))
     assert half.prompts - len(bundled()) == pytest.approx(turns / 2, abs=1)
     nothing = workload(replace(JOB, eval_generate_rows=0))
     assert nothing.prompts == 0
