@@ -2,8 +2,8 @@
 
 Each size and mode runs in a process of its own, which reads a file and prints one line of JSON. Rows are made of the
 sentences of examples/stanley, seeded: one to four questions of two, before half of the answers a call and its result,
-answers of one to five; a quarter declares tools. As in the chats of one product, system prompts (3), tools (one list)
-and results (1,063) come again and again, questions and answers hardly: of 67,642 each in 50 MB, 65,374 and 55,425 are
+answers of one to five; a quarter declares tools. As in the chats of one product, system prompts (5), tools (one list)
+and results (1,465) come again and again, questions and answers hardly: of 69,218 each in 50 MB, 67,583 and 57,050 are
 different. The counter remembers the tokens of headers and of first turns only. `--file` measures a file of yours.
 Seconds are of the processor; a busy machine still costs some, since processes take the caches from each other.
 """
