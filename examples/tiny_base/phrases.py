@@ -54,16 +54,16 @@ def thing(rng: random.Random, subject: str, french: bool) -> str | None:
     return rng.choice(_FRAMES["things"][subject][LANGUAGES[french]]) if subject in _FRAMES["things"] else None
 
 
-def paired(rng: random.Random, things: tuple[str, str], french: bool) -> str:
-    """One question about both."""
+def paired(rng: random.Random, halves: tuple[str, str], french: bool) -> str:
+    """One question about two things."""
     frame: str = rng.choice(_FRAMES["pairs"][LANGUAGES[french]])
-    return _capital(rng, frame.replace("{thing}", things[0]).replace("{other_thing}", things[1]))
+    return _capital(rng, frame.replace("{thing}", halves[0]).replace("{other_thing}", halves[1]))
 
 
-def joined(rng: random.Random, questions: tuple[str, str], french: bool) -> str:
-    """Both questions, one after the other."""
+def joined(rng: random.Random, halves: tuple[str, str], french: bool) -> str:
+    """Two questions, one after the other."""
     frame: str = rng.choice(_FRAMES["joins"][LANGUAGES[french]])
-    return frame.replace("{first}", questions[0]).replace("{second}", questions[1])
+    return frame.replace("{first}", halves[0]).replace("{second}", halves[1])
 
 
 def with_asides(rng: random.Random, question: str, french: bool) -> str:

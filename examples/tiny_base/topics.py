@@ -481,17 +481,15 @@ class AskedTogether:
     """A question of two subjects, in one sentence or in two, and what the slots of each half are filled with."""
 
     def __init__(self, rng: random.Random, subjects: Sequence[Subject], french: bool, namer: Namer) -> None:
-        halves = [phrases.thing(rng, subject.phrases, french) for subject in subjects]
-        is_paired = all(halves) and rng.random() < PAIRED
-        templates = [
-            half if is_paired and half else _template(rng, subject, french)
-            for half, subject in zip(halves, subjects, strict=True)
-        ]
+        things = [about for subject in subjects if (about := phrases.thing(rng, subject.phrases, french))]
+        if len(things) == len(subjects) and rng.random() < PAIRED:
+            templates, join = things, phrases.paired
+        else:
+            templates, join = [_template(rng, subject, french) for subject in subjects], phrases.joined
         values = [filling(rng, french, namer)] * 2
         if rng.random() > SAME_NAMES:
             values[1] = filling(rng, french, namer)
         first, second = (half.format(**known) for half, known in zip(templates, values, strict=True))
-        join = phrases.paired if is_paired else phrases.joined
         self.text = join(rng, (first, second), french)
         self.slots = [_slots(half, known) for half, known in zip(templates, values, strict=True)]
 
