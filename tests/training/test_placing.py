@@ -119,7 +119,8 @@ def test_what_fits_nowhere_is_refused_with_the_sizes(
     monkeypatch: pytest.MonkeyPatch, gpu_gib: float, host_gib: float
 ) -> None:
     with pytest.raises(
-        TrainingError, match=r"(?s)more than .*resident as nf4: 6.* streamed as nf4: (9|10)\.\d .* lower MAX_LENGTH"
+        TrainingError,
+        match=r"(?s)needs more than .*resident as nf4: 6.* streamed as nf4: (9|10)\.\d .* lower MAX_LENGTH",
     ):
         chosen(monkeypatch, gpu_gib, host_gib)
 

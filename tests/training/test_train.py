@@ -296,22 +296,22 @@ def test_sigterm_is_heard_before_torch_is_loaded(base: Path, tmp_path: Path) -> 
     assert "Traceback" not in said
 
 
-def signal_before(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have SIGTERM come when the run is about to do this."""
+def signal_before(place: object, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have SIGTERM come when this function or method of `place` is about to be called."""
 
-    def do(run: Run) -> None:
+    def do(*arguments: Any, **options: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
-        original(run)
+        return original(*arguments, **options)
 
-    original = getattr(Run, method)
-    monkeypatch.setattr(Run, method, do)
+    original = getattr(place, name)
+    monkeypatch.setattr(place, name, do)
 
 
 def test_sigterm_before_the_first_step_says_that_none_was_trained(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tiny.lay_out(tmp_path / "ml", base)
-    signal_before("evaluate_base", monkeypatch)
+    signal_before(Run, "evaluate_base", monkeypatch)
     assert train(root) == 1
     assert "not one step was trained: a request to stop came before it" in (root / "output/failure").read_text()
 
@@ -321,13 +321,7 @@ def test_sigterm_while_the_model_loads_loses_no_earlier_run(
 ) -> None:
     root = tiny.lay_out(tmp_path / "ml", base, MAX_STEPS=8, EVAL_EVERY_STEPS=4)
     shutil.copytree(trained / "checkpoints", root / "checkpoints", dirs_exist_ok=True)
-    load = loading.load
-
-    def signalled(*arguments: Any, **options: Any) -> Llama:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return load(*arguments, **options)
-
-    monkeypatch.setattr("training_code.train.loading.load", signalled)
+    signal_before(loading, "load", monkeypatch)
     assert train(root) == 0
     assert (root / "model/adapter/adapter_model.safetensors").read_bytes() == (
         trained / "model/adapter/adapter_model.safetensors"
